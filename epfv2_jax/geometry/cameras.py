@@ -1,0 +1,356 @@
+"""Cameras: pinhole and fisheye (Kannala-Brandt 4, Fisheye62, FISHEYE624): projection, inverse, changes of the image.
+
+All fisheye models are one formula with some coefficients zero. With the angle th of a point from the optical axis and
+the unit direction e of its (x, y):
+
+    m = e th (1 + k1 th^2 + k2 th^4 + ... + k6 th^12)
+    d = m + |m|^2 p + 2 (p . m) m + (s1 |m|^2 + s2 |m|^4, s3 |m|^2 + s4 |m|^4)
+    pixel = focal * d + center
+
+(Project Aria's FISHEYE624; without s and with two focal lengths the Fisheye62 of EgoBody3M.) p and (s1, s3), (s2, s4)
+are vectors of the image plane, so they turn with it. The camera frame has +x along image columns, +y along image rows
+and +z along the optical axis. An integer pixel coordinate is the centre of a pixel: the image covers [-0.5, width -
+0.5].
+"""
+
+from collections.abc import Sequence
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from epfv2_jax.geometry import series
+
+#: Points nearer to the plane of the optical centre count as behind the camera, metres.
+MIN_DEPTH_M = 1e-3
+#: Largest angle from the optical axis that any model accepts: a point must lie in front of the camera.
+MAX_ANGLE_RAD = np.pi / 2 - 1e-3
+# Direction in the image of a clamped point is faded out nearer to the axis than this, metres.
+_MIN_RADIUS_M = 1e-2
+_NEWTON_STEPS = 8
+_ANGLE_STEPS = 24
+
+
+class Camera(struct.PyTreeNode):
+    """One camera, or many with leading axes (...,), and the size of its image."""
+
+    focal_px: jax.Array  # (..., 2) fx, fy
+    center_px: jax.Array  # (..., 2) cx, cy
+    radial: jax.Array  # (..., 6) k1..k6
+    tangential: jax.Array  # (..., 2) p1, p2
+    thin_prism: jax.Array  # (..., 4) s1..s4
+    size_px: jax.Array  # (..., 2) width, height
+    max_angle_rad: jax.Array  # (...,) the lens model is valid below this angle from the optical axis
+    model: str = struct.field(pytree_node=False, default="fisheye")  # "pinhole" (no distortion) or "fisheye"
+
+
+def pinhole(*, focal_px, center_px, size_px, max_angle_rad: float = np.deg2rad(85.0), dtype=np.float32) -> Camera:
+    """Returns a camera without distortion; arguments as in `fisheye624`. Valid up to 85 degrees (our choice)."""
+    camera = _build("pinhole", focal_px, center_px, (), (), (), size_px, dtype)
+    return camera.replace(max_angle_rad=np.full_like(camera.max_angle_rad, min(max_angle_rad, MAX_ANGLE_RAD)))
+
+
+def kannala_brandt4(*, focal_px, center_px, k, size_px, dtype=np.float32) -> Camera:
+    """Returns a Kannala-Brandt camera of four radial coefficients (cv2.fisheye); arguments as in `fisheye624`."""
+    return _build("fisheye", focal_px, center_px, k, (), (), size_px, dtype, num_radial=4)
+
+
+def fisheye62(*, focal_px, center_px, k, p, size_px, dtype=np.float32) -> Camera:
+    """Returns the camera of EgoBody3M: six radial and two tangential coefficients; arguments as in `fisheye624`."""
+    return _build("fisheye", focal_px, center_px, k, p, (), size_px, dtype, num_radial=6)
+
+
+def fisheye624(*, focal_px, center_px, k, p, s, size_px, dtype=np.float32) -> Camera:
+    """Returns a camera with six radial, two tangential and four thin-prism coefficients, as numpy arrays.
+
+    Arguments (host arrays, leading axes broadcast): `focal_px` (..., 2) fx, fy or one number; `center_px` (..., 2);
+    `k` (..., 6), `p` (..., 2), `s` (..., 4); `size_px` (..., 2) width, height. The camera is valid up to the turning
+    point of the radial curve, at most just under 90 degrees.
+
+    Raises:
+      ValueError: a coefficient is not finite, a focal length or size is not positive, or a shape is wrong.
+    """
+    return _build("fisheye", focal_px, center_px, k, p, s, size_px, dtype, num_radial=6)
+
+
+def turning_angle(radial: np.ndarray) -> np.ndarray:
+    """Returns the angle (...,) in radians up to which th (1 + k1 th^2 + ...) grows, at most `MAX_ANGLE_RAD`; host."""
+    radial = np.asarray(radial, np.float64)
+    flat = radial.reshape(-1, radial.shape[-1])
+    angles = np.full(flat.shape[0], MAX_ANGLE_RAD)
+    for i, k in enumerate(flat):
+        slope = np.concatenate([[1.0], k * (2 * np.arange(k.size) + 3)])  # in th^2, lowest power first
+        roots = np.roots(slope[::-1])
+        real = roots.real[(np.abs(roots.imag) < 1e-9) & (roots.real > 0)]
+        if real.size:
+            angles[i] = min(MAX_ANGLE_RAD, np.sqrt(real.min()))
+    return angles.reshape(radial.shape[:-1])
+
+
+def without_turning_limit(camera: Camera) -> Camera:
+    """Returns the camera with its formula trusted for every point in front of it, past the turning point too.
+
+    Only for comparing with, or writing, files that hold the bare formula's pixels: past the turning point a pixel
+    stands for two directions.
+    """
+    xp = _array_module(camera)
+    return camera.replace(max_angle_rad=xp.full_like(camera.max_angle_rad, MAX_ANGLE_RAD))
+
+
+def project(camera: Camera, points_cam_m: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns pixels (..., N, 2) and validity (..., N) of points (..., N, 3) in the camera frame, metres.
+
+    The camera's leading axes broadcast with the points' axes before N. A point is valid in front of the camera and
+    below `max_angle_rad` from the optical axis (whether inside the image: `inside_image`). An invalid point is moved
+    to `max_angle_rad` in its own direction round the axis, so pixels and gradients are finite everywhere.
+    """
+    chex.assert_axis_dimension(points_cam_m, -1, 3)
+    dtype = jnp.result_type(points_cam_m, camera.focal_px, jnp.float32)
+    points = jnp.asarray(points_cam_m).astype(dtype)
+    lead = jnp.broadcast_shapes(camera.focal_px.shape[:-1], points.shape[:-2])
+    points = jnp.broadcast_to(points, (*lead, *points.shape[-2:]))
+    focal, center, radial, tangential, thin_prism = (
+        _per_point(x, lead, dtype)
+        for x in (camera.focal_px, camera.center_px, camera.radial, camera.tangential, camera.thin_prism)
+    )
+    max_angle = _per_point(camera.max_angle_rad[..., None], lead, dtype)
+
+    xy, z = points[..., :2], points[..., 2:]
+    radius2 = jnp.sum(xy**2, axis=-1, keepdims=True)
+    valid = (z > MIN_DEPTH_M) & (radius2 < (jnp.tan(max_angle) * z) ** 2)
+    radius2_valid, z_valid = jnp.where(valid, radius2, 0.0), jnp.where(valid, z, 1.0)
+    clamped_scale = 1.0 / jnp.sqrt(jnp.maximum(radius2, _MIN_RADIUS_M**2))
+    if camera.model == "pinhole":
+        distorted = xy * jnp.where(valid, 1.0 / z_valid, jnp.tan(max_angle) * clamped_scale)
+    else:
+        angle_per_radius = series.atan2_ratio(radius2_valid, z_valid)
+        scale = angle_per_radius * _radial_gain(radial, angle_per_radius**2 * radius2_valid)
+        clamped = max_angle * _radial_gain(radial, max_angle**2) * clamped_scale
+        mapped = xy * jnp.where(valid, scale, clamped)
+        distorted = mapped + _decentering(mapped, tangential, thin_prism)
+    return focal * distorted + center, valid[..., 0]
+
+
+def unproject(camera: Camera, uv_px: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns unit rays (..., N, 3) in the camera frame and validity (..., N) of pixels (..., N, 2).
+
+    The inverse of `project` up to `max_angle_rad`; a pixel beyond is invalid and gets the ray at that angle. Not
+    meant to be differentiated.
+    """
+    chex.assert_axis_dimension(uv_px, -1, 2)
+    dtype = jnp.result_type(uv_px, camera.focal_px, jnp.float32)
+    lead = jnp.broadcast_shapes(camera.focal_px.shape[:-1], uv_px.shape[:-2])
+    uv = jnp.broadcast_to(jnp.asarray(uv_px).astype(dtype), (*lead, *uv_px.shape[-2:]))
+    focal, center, radial, tangential, thin_prism = (
+        _per_point(x, lead, dtype)
+        for x in (camera.focal_px, camera.center_px, camera.radial, camera.tangential, camera.thin_prism)
+    )
+    max_angle = _per_point(camera.max_angle_rad[..., None], lead, dtype)
+    distorted = (uv - center) / focal
+
+    if camera.model == "pinhole":
+        mapped = distorted
+        length = _safe_norm(mapped)
+        angle = jnp.minimum(jnp.arctan(length), max_angle)
+        valid = length < jnp.tan(max_angle)
+    else:
+        mapped = _remove_decentering(distorted, tangential, thin_prism)
+        length = _safe_norm(mapped)
+        limit = max_angle * _radial_gain(radial, max_angle**2)
+        angle = _invert_radial(radial, jnp.minimum(length, limit), max_angle)
+        valid = length < limit
+    # Newton's method may leave the region where decentring is invertible: such pixels lie far outside any image.
+    finite = jnp.isfinite(length)
+    direction = jnp.where(finite, mapped, 0.0) / jnp.where(finite & (length > 0), length, 1.0)
+    angle = jnp.where(finite, angle, 0.0)
+    rays = jnp.concatenate([direction * jnp.sin(angle), jnp.cos(angle)], axis=-1)
+    return rays, (valid & finite)[..., 0]
+
+
+def inside_image(camera: Camera, uv_px: jax.Array) -> jax.Array:
+    """Returns whether pixels (..., N, 2) lie inside the image, (..., N); leading axes broadcast as in `project`."""
+    normalized = normalized_uv(camera, uv_px)
+    return jnp.all(jnp.abs(normalized) <= 1.0, axis=-1)
+
+
+def normalized_uv(camera: Camera, uv_px: jax.Array) -> jax.Array:
+    """Returns pixels (..., N, 2) scaled so that the image's outer edges are at -1 and 1: (..., N, 2)."""
+    chex.assert_axis_dimension(uv_px, -1, 2)
+    lead = jnp.broadcast_shapes(camera.size_px.shape[:-1], uv_px.shape[:-2])
+    uv = jnp.broadcast_to(jnp.asarray(uv_px), (*lead, *uv_px.shape[-2:]))
+    return (uv + 0.5) * 2.0 / _per_point(camera.size_px, lead, uv.dtype) - 1.0
+
+
+def crop(camera: Camera, x0: int, y0: int, width: int, height: int) -> Camera:
+    """Returns the camera of the window from column `x0` and row `y0`; it may reach outside the image (padding)."""
+    return _with_window(camera, [x0, y0], [width, height])
+
+
+def resize(camera: Camera, width: int, height: int) -> Camera:
+    """Returns the camera of the image resized to `width` x `height`; the two scales may differ."""
+    size = np.broadcast_to(np.asarray([width, height], camera.size_px.dtype), camera.size_px.shape)
+    scale = size / camera.size_px
+    return camera.replace(
+        focal_px=camera.focal_px * scale, center_px=(camera.center_px + 0.5) * scale - 0.5, size_px=size
+    )
+
+
+def rotate90(camera: Camera, k: int) -> tuple[Camera, np.ndarray]:
+    """Returns the camera of ``np.rot90(image, k)`` and the rotation R_new_old (3, 3) of the camera frame.
+
+    A point's coordinates turn with the image: points_new = R_new_old @ points_old, and T_new_headset = R_new_old @
+    T_old_headset.
+    """
+    R_new_old = np.eye(3, dtype=np.float32)
+    quarter = np.array([[0, 1, 0], [-1, 0, 0], [0, 0, 1]], np.float32)  # x_new = y_old, y_new = -x_old
+    xp = _array_module(camera)
+    for _ in range(k % 4):
+        width = camera.size_px[..., 0]
+        s1, s2, s3, s4 = (camera.thin_prism[..., i] for i in range(4))
+        camera = camera.replace(
+            focal_px=camera.focal_px[..., ::-1],
+            center_px=xp.stack([camera.center_px[..., 1], width - 1 - camera.center_px[..., 0]], axis=-1),
+            tangential=xp.stack([camera.tangential[..., 1], -camera.tangential[..., 0]], axis=-1),
+            thin_prism=xp.stack([s3, s4, -s1, -s2], axis=-1),
+            size_px=camera.size_px[..., ::-1],
+        )
+        R_new_old = quarter @ R_new_old
+    return camera, R_new_old
+
+
+def mirror(camera: Camera) -> Camera:
+    """Returns the camera of the image flipped left-right; it sees points with x negated."""
+    xp = _array_module(camera)
+    cx, cy = camera.center_px[..., 0], camera.center_px[..., 1]
+    s1, s2, s3, s4 = (camera.thin_prism[..., i] for i in range(4))
+    return camera.replace(
+        center_px=xp.stack([camera.size_px[..., 0] - 1 - cx, cy], axis=-1),
+        tangential=xp.stack([-camera.tangential[..., 0], camera.tangential[..., 1]], axis=-1),
+        thin_prism=xp.stack([-s1, -s2, s3, s4], axis=-1),
+    )
+
+
+def stack(cameras: Sequence[Camera]) -> Camera:
+    """Returns one camera with a new last leading axis V over the given cameras, which must be of one model.
+
+    Raises:
+      ValueError: no camera, or cameras of different models.
+    """
+    models = sorted({camera.model for camera in cameras})
+    if len(models) != 1:
+        raise ValueError(f"cameras to stack must be of one model, got {models or 'none'}")
+    xp = _array_module(cameras[0])
+    axis = np.ndim(cameras[0].max_angle_rad)
+    return jax.tree.map(lambda *leaves: xp.stack(leaves, axis=axis), *cameras)
+
+
+def _build(model, focal_px, center_px, k, p, s, size_px, dtype, num_radial=0) -> Camera:
+    given = {"focal_px": focal_px, "center_px": center_px, "size_px": size_px, "k": k, "p": p, "s": s}
+    arrays = {name: np.asarray(value, np.float64) for name, value in given.items()}
+    if arrays["focal_px"].ndim == 0:
+        arrays["focal_px"] = np.repeat(arrays["focal_px"], 2)
+    widths = {"focal_px": (2,), "center_px": (2,), "size_px": (2,), "k": (num_radial,), "p": (2, 0), "s": (4, 0)}
+    for name, array in arrays.items():
+        if array.ndim == 0 or array.shape[-1] not in widths[name]:
+            raise ValueError(f"camera {name}: expected {widths[name][0]} numbers, got shape {array.shape}")
+        if not np.isfinite(array).all():
+            raise ValueError(f"camera {name}: every number must be finite, got {array.tolist()}")
+    for name in ("focal_px", "size_px"):
+        if not (arrays[name] > 0).all():
+            raise ValueError(f"camera {name}: must be positive, got {arrays[name].tolist()}")
+    lead = np.broadcast_shapes(*(array.shape[:-1] for array in arrays.values()))
+
+    def padded(name: str, width: int) -> np.ndarray:
+        array = np.broadcast_to(arrays[name], (*lead, arrays[name].shape[-1]))
+        zeros = np.zeros((*lead, width - array.shape[-1]))
+        return np.concatenate([array, zeros], axis=-1).astype(dtype)
+
+    radial = padded("k", 6)
+    return Camera(
+        focal_px=padded("focal_px", 2),
+        center_px=padded("center_px", 2),
+        radial=radial,
+        tangential=padded("p", 2),
+        thin_prism=padded("s", 4),
+        size_px=padded("size_px", 2),
+        max_angle_rad=turning_angle(radial).astype(dtype),
+        model=model,
+    )
+
+
+def _array_module(camera: Camera):
+    return np if isinstance(camera.focal_px, np.ndarray) else jnp
+
+
+def _with_window(camera: Camera, origin: Sequence[int], size: Sequence[int]) -> Camera:
+    dtype = camera.center_px.dtype
+    return camera.replace(
+        center_px=camera.center_px - np.broadcast_to(np.asarray(origin, dtype), camera.center_px.shape),
+        size_px=np.broadcast_to(np.asarray(size, dtype), camera.size_px.shape),
+    )
+
+
+def _per_point(x: jax.Array, lead: tuple[int, ...], dtype) -> jax.Array:
+    """Camera parameters (..., C) as (*lead, 1, C), ready to meet points (*lead, N, C')."""
+    return jnp.broadcast_to(jnp.asarray(x).astype(dtype), (*lead, x.shape[-1]))[..., None, :]
+
+
+def _radial_gain(radial: jax.Array, angle2: jax.Array) -> jax.Array:
+    gain = jnp.zeros_like(angle2)
+    for i in reversed(range(6)):
+        gain = (gain + radial[..., i : i + 1]) * angle2
+    return 1.0 + gain
+
+
+def _decentering(mapped: jax.Array, tangential: jax.Array, thin_prism: jax.Array) -> jax.Array:
+    square = jnp.sum(mapped**2, axis=-1, keepdims=True)
+    along = jnp.sum(tangential * mapped, axis=-1, keepdims=True)
+    prism = thin_prism[..., 0::2] * square + thin_prism[..., 1::2] * square**2
+    return square * tangential + 2.0 * along * mapped + prism
+
+
+def _remove_decentering(distorted: jax.Array, tangential: jax.Array, thin_prism: jax.Array) -> jax.Array:
+    p1, p2 = tangential[..., 0], tangential[..., 1]
+
+    def step(_, mapped):
+        u, v = mapped[..., 0], mapped[..., 1]
+        square = u * u + v * v
+        prism = 2.0 * thin_prism[..., 0::2] + 4.0 * thin_prism[..., 1::2] * square[..., None]
+        a = 1.0 + 6.0 * p1 * u + 2.0 * p2 * v + prism[..., 0] * u
+        b = 2.0 * (p1 * v + p2 * u) + prism[..., 0] * v
+        c = 2.0 * (p1 * v + p2 * u) + prism[..., 1] * u
+        d = 1.0 + 2.0 * p1 * u + 6.0 * p2 * v + prism[..., 1] * v
+        error = mapped + _decentering(mapped, tangential, thin_prism) - distorted
+        du = (d * error[..., 0] - b * error[..., 1]) / (a * d - b * c)
+        dv = (a * error[..., 1] - c * error[..., 0]) / (a * d - b * c)
+        return mapped - jnp.stack([du, dv], axis=-1)
+
+    return jax.lax.fori_loop(0, _NEWTON_STEPS, step, distorted)
+
+
+def _invert_radial(radial: jax.Array, length: jax.Array, max_angle: jax.Array) -> jax.Array:
+    """The angle whose radial map is `length`.
+
+    Newton's method kept inside a shrinking bracket, since the slope is zero at the turning point.
+    """
+    slope_radial = radial * jnp.broadcast_to(2.0 * jnp.arange(6, dtype=radial.dtype) + 3.0, radial.shape)
+
+    def step(_, state):
+        low, high, angle = state
+        error = angle * _radial_gain(radial, angle**2) - length
+        low, high = jnp.where(error < 0, angle, low), jnp.where(error < 0, high, angle)
+        slope = _radial_gain(slope_radial, angle**2)
+        newton = angle - error / jnp.where(slope > 0, slope, 1.0)
+        inside = (slope > 0) & (newton > low) & (newton < high)
+        return low, high, jnp.where(inside, newton, 0.5 * (low + high))
+
+    high = jnp.broadcast_to(max_angle, length.shape)
+    start = jnp.minimum(length, 0.5 * high)
+    return jax.lax.fori_loop(0, _ANGLE_STEPS, step, (jnp.zeros_like(length), high, start))[2]
+
+
+def _safe_norm(x: jax.Array) -> jax.Array:
+    square = jnp.sum(x**2, axis=-1, keepdims=True)
+    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)

@@ -1,0 +1,22 @@
+"""Settings of the whole suite: eight CPU devices, strict broadcasting, and the data beside the checkout."""
+
+import os
+
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import pathlib
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> pathlib.Path:
+    """The folder of real sample data beside the checkout; tests that need it are skipped where it is absent."""
+    folder = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("real sample data (../shared/data beside the checkout) is not on this machine")
+    return folder
