@@ -1,0 +1,233 @@
+"""The report of an evaluation: a picture per interesting frame and one HTML page that needs no other file."""
+
+import base64
+import html
+import io
+import math
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from epfv2_jax.evaluation import TABLE_COLUMNS, EvaluationResult, FrameExample
+from epfv2_jax.geometry import skeleton
+from epfv2_jax.viz import overlays, pose3d
+
+_INK = "#1d2329"
+_MUTED = "#6b7480"
+_LEVEL = 0.5  # of the ellipsoids in the pictures
+_VIEW_NAMES = {4: ("left side", "left front", "right front", "right side")}
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #1d2329; background: #fff; max-width: 1180px; margin: 32px auto;
+  padding: 0 20px; }
+h1 { font-size: 26px; margin-bottom: 4px; } h2 { font-size: 19px; margin-top: 36px; } p { color: #4a535e; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: 5px 14px; text-align: right; border-bottom: 1px solid #e3e6ea; }
+th:first-child, td:first-child { text-align: left; } th { color: #6b7480; font-weight: 600; }
+img { width: 100%; border: 1px solid #e3e6ea; border-radius: 6px; margin: 8px 0; } .half { max-width: 520px; }
+.bar { display: inline-block; height: 9px; border-radius: 2px; vertical-align: middle; } .left { text-align: left; }
+"""
+
+
+def write_report(
+    directory: str | pathlib.Path,
+    result: EvaluationResult,
+    title: str = "Evaluation",
+    note: str = "",
+    describe_clip: Callable[[int], str] = "clip {}".format,
+) -> pathlib.Path:
+    """Returns the path of `index.html` in `directory`, after writing it and PNGs of the frames and the calibration.
+
+    The page holds its pictures inside itself. Worst frames come first, then the typical ones, then the tables.
+    `describe_clip` names a clip by its id, for the headings of the pictures.
+    """
+    directory = pathlib.Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    for old in directory.glob("*_clip*.png"):
+        old.unlink()
+    sections = [f"<h1>{html.escape(title)}</h1>", f"<p>{html.escape(note)}</p>" if note else "", _summary_table(result)]
+    for name, heading, examples in (
+        ("worst", "Worst frames", result.worst),
+        ("typical", "Typical frames", result.typical),
+    ):
+        if not examples:
+            continue
+        sections.append(f"<h2>{heading}</h2>{_legend(result)}")
+        for i, example in enumerate(examples):
+            path = directory / f"{name}{i:02d}_clip{example.clip_id}_frame{example.frame}.png"
+            picture = _write_png(draw_frame(example, result.degrees_of_freedom, describe_clip), path)
+            where = f"{describe_clip(example.clip_id)}, frame {example.frame} of the clip"
+            alt = f"{heading}, number {i + 1}: {where}, {example.err_cm:.1f} cm"
+            sections.append(_embed(picture, alt))
+    if result.calibration:
+        picture = _write_png(draw_calibration(result), directory / "calibration.png")
+        text = (
+            f"Predicted standard deviation of one axis {result.metrics['predicted_sigma_cm']:.2f} cm, root mean square "
+            f"error of one axis {result.metrics['error_sigma_cm']:.2f} cm."
+        )
+        sections.append(f"<h2>Uncertainty</h2><p>{text}</p>{_embed(picture, 'Calibration curve', 'half')}")
+    sections.append(f"<h2>Error of each joint</h2>{_joint_table(result)}")
+    page = directory / "index.html"
+    body = "\n".join(section for section in sections if section)
+    page.write_text(
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f"<style>{_STYLE}</style></head><body>\n{body}\n</body></html>\n",
+        encoding="utf-8",
+    )
+    return page
+
+
+def draw_frame(
+    example: FrameExample, degrees_of_freedom: float = 4.0, describe_clip: Callable[[int], str] = "clip {}".format
+) -> Any:
+    """Returns a matplotlib figure of a frame: the views with both skeletons, the pose from two sides, joint errors."""
+    V, H, W = example.images.shape[:3]
+    # Layout in inches, from the top: heading, view names, views, pose and errors.
+    margin, gap, width = 0.2, 0.1, 13.0
+    view_width = (width - 2 * margin - (V - 1) * gap) / V
+    view_height = view_width * H / W
+    pose_height = 4.4
+    height = 0.85 + view_height + 0.45 + pose_height + margin
+    figure = _figure(width, height)
+
+    def place(left, bottom, w, h):
+        return figure.add_axes((left / width, bottom / height, w / width, h / height))
+
+    names = _VIEW_NAMES[V] if V in _VIEW_NAMES else [f"view {v}" for v in range(V)]
+    views_bottom = height - 0.85 - view_height
+    for v, picture in enumerate(overlays.draw_views(example, height_px=420)):
+        axes = place(margin + v * (view_width + gap), views_bottom, view_width, view_height)
+        axes.imshow(picture, aspect="auto")
+        axes.axis("off")
+        axes.set_title(names[v] if example.view_valid[v] else f"{names[v]}: no image", fontsize=10, color=_MUTED, pad=4)
+    for i, (azimuth, name) in enumerate(((25.0, "from the front"), (90.0, "from the wearer's left"))):
+        axes = place(margin + i * pose_height, margin, pose_height, pose_height)
+        pose3d.draw_pose(axes, example, azimuth, level=_LEVEL, degrees_of_freedom=degrees_of_freedom)
+        axes.set_title(name, fontsize=10, color=_MUTED, pad=2)
+    left = margin + 2 * pose_height + 1.35
+    _draw_joint_errors(place(left, margin + 0.4, width - margin - left, pose_height - 0.4), example)
+
+    line = 1 - 0.33 / height
+    heading = f"mean error {example.err_cm:.1f} cm"
+    figure.text(margin / width, line, heading, fontsize=14, weight="bold", color=_INK, va="center")
+    where = f"{describe_clip(example.clip_id)}, frame {example.frame} of the clip"
+    figure.text(0.2, line, where, fontsize=11, color=_MUTED, va="center")
+    for x, color, text in ((0.82, overlays.PREDICTION_COLOR, "prediction"), (0.925, overlays.TRUTH_COLOR, "truth")):
+        figure.text(x, line, "●", fontsize=14, color=color, va="center")
+        figure.text(x + 0.016, line, text, fontsize=11, color=_INK, va="center")
+    return figure
+
+
+def draw_calibration(result: EvaluationResult) -> Any:
+    """Returns a matplotlib figure: measured against nominal share of errors inside the predicted ellipsoids."""
+    figure = _figure(5.2, 5.0)
+    axes = figure.add_axes((0.14, 0.13, 0.82, 0.82))
+    axes.plot([0, 1], [0, 1], "--", color=_MUTED, linewidth=1.2)
+    axes.text(0.60, 0.555, "ideal", color=_MUTED, rotation=45, rotation_mode="anchor")
+    nominal, measured = [0.0, *result.calibration], [0.0, *result.calibration.values()]
+    axes.plot(nominal, measured, "-o", color=overlays.PREDICTION_COLOR, linewidth=2.2, markersize=5)
+    axes.text(0.03, 0.95, "above the line: too cautious", color=_MUTED, fontsize=9)
+    axes.text(0.97, 0.03, "below: too sure", color=_MUTED, fontsize=9, ha="right")
+    axes.set(xlim=(0, 1), ylim=(0, 1.01), aspect="equal")
+    axes.set_xlabel("probability of the predicted ellipsoid")
+    axes.set_ylabel("share of errors inside it")
+    _plain(axes)
+    return figure
+
+
+def _draw_joint_errors(axes, example: FrameExample) -> None:
+    err_cm = 100 * np.linalg.norm(example.joints_headset_m - example.true_joints_headset_m, axis=-1)
+    shown = [j for j in range(skeleton.NUM_JOINTS) if example.joint_valid[j] and np.isfinite(err_cm[j])]
+    rows = np.arange(len(shown))[::-1]
+    axes.barh(rows, err_cm[shown], color=overlays.PREDICTION_COLOR, height=0.72)
+    axes.set_yticks(rows, [_joint_label(skeleton.JOINT_NAMES[j]) for j in shown], fontsize=7)
+    axes.set_ylim(-0.8, len(shown) - 0.2)
+    axes.tick_params(axis="y", length=0)
+    axes.tick_params(axis="x", labelsize=8)
+    axes.set_xlabel("error, cm", fontsize=9)
+    _plain(axes)
+
+
+def _plain(axes) -> None:
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def _figure(width: float, height: float):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=110, facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _write_png(figure, path: pathlib.Path) -> Image.Image:
+    """Renders the figure once: writes the PNG and returns the picture."""
+    figure.canvas.draw()
+    picture = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")
+    picture.save(path)
+    return picture
+
+
+def _embed(picture: Image.Image, alt: str, css: str = "") -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, format="JPEG", quality=88)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return f'<img class="{css}" alt="{html.escape(alt)}" src="data:image/jpeg;base64,{data}">'
+
+
+def _legend(result: EvaluationResult) -> str:
+    def dot(color):
+        return f'<span style="color:{color}">&#9679;</span>'
+
+    text = f"{dot(overlays.PREDICTION_COLOR)} prediction &nbsp; {dot(overlays.TRUTH_COLOR)} truth."
+    text += f" Floor grid {pose3d.GRID_M} m."
+    if result.calibration:
+        text += f" Each ellipsoid holds its joint with {_LEVEL:.0%} probability, according to the model."
+    return f"<p>{text} Skeletons are drawn wherever the lens sees them, hidden body parts included.</p>"
+
+
+def _summary_table(result: EvaluationResult) -> str:
+    rows = [("this model", result.metrics)]
+    if result.baseline is not None:
+        rows.append(("mean pose, same frames", result.baseline))
+    head = "".join(f"<th>{heading}</th>" for heading, _ in TABLE_COLUMNS)
+    body = "".join(
+        f"<tr><td>{label}</td>{''.join(f'<td>{_number(values[key])}</td>' for _, key in TABLE_COLUMNS)}</tr>"
+        for label, values in rows
+    )
+    m = result.metrics
+    text = (
+        f"{m['frames']:,.0f} frames. All in cm (MPJVE: cm per frame). Jitter {_number(m['jitter_m_s3'], 0)} m/s³, of "
+        f"the true motion {_number(m['true_jitter_m_s3'], 0)} m/s³. MPJPE before refinement "
+        f"{_number(m['proposal_mpjpe_cm'])} cm."
+    )
+    return f"<table><tr><th>cm</th>{head}</tr>{body}</table><p>{text}</p>"
+
+
+def _joint_table(result: EvaluationResult) -> str:
+    columns = [result.per_joint_cm]
+    if result.baseline_per_joint_cm is not None:
+        columns.append(result.baseline_per_joint_cm)
+    longest = max((v for v in result.per_joint_cm.values() if math.isfinite(v)), default=1.0) or 1.0
+    rows = []
+    for name, err_cm in result.per_joint_cm.items():
+        width = 220 * err_cm / longest if math.isfinite(err_cm) else 0
+        cells = "".join(f"<td>{_number(column[name])}</td>" for column in columns)
+        bar = f'<span class="bar" style="width:{width:.0f}px;background:{overlays.PREDICTION_COLOR}"></span>'
+        rows.append(f'<tr><td>{_joint_label(name)}</td>{cells}<td class="left">{bar}</td></tr>')
+    heads = "".join(f"<th>{name}</th>" for name in ("model, cm", "mean pose, cm")[: len(columns)])
+    return f"<table><tr><th>joint</th>{heads}<th></th></tr>{''.join(rows)}</table>"
+
+
+def _joint_label(name: str) -> str:
+    sides = {"l": "left", "r": "right"}
+    words = name.removeprefix("b_").split("_")
+    return " ".join([sides[words[0]], *words[1:]] if words[0] in sides else words)
+
+
+def _number(value: float, digits: int = 2) -> str:
+    return f"{value:.{digits}f}" if math.isfinite(value) else "–"

@@ -1,0 +1,91 @@
+"""Batches and predictions of small people near the rest pose, for tests of losses, metrics, evaluation and pictures."""
+
+import jax
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from epfv2_jax import structs
+from epfv2_jax.data import rig as rig_lib
+from epfv2_jax.geometry import skeleton
+
+J = skeleton.NUM_JOINTS
+
+
+def rest_joints() -> np.ndarray:
+    """Returns the rest pose (J, 3) in the headset frame, metres."""
+    joints = np.zeros((J, 3))
+    for level in skeleton.DEPTH_LEVELS:
+        for j in level:
+            parent = skeleton.PARENTS[j]
+            origin = np.asarray(skeleton.REST_ROOT_HEADSET_M) if parent < 0 else joints[parent]
+            joints[j] = origin + skeleton.REST_OFFSETS_M[j]
+    return joints
+
+
+def fake_batch(B=3, T=6, seed=0, image_hw=(16, 16), joints=None) -> structs.Batch:
+    """Returns a numpy batch: smoothly moving joints, a wandering headset, some masked joints, every mask honest."""
+    rng = np.random.default_rng(seed)
+    if joints is None:
+        drift = np.cumsum(rng.normal(0, 0.01, (B, T, J, 3)), axis=1)
+        joints = np.broadcast_to(rest_joints(), (B, T, J, 3)) + drift
+    T_world_headset = np.broadcast_to(np.eye(4), (B, T, 4, 4)).copy()
+    angles = np.cumsum(rng.normal(0, 0.04, (B, T, 3)), axis=1)
+    T_world_headset[..., :3, :3] = Rotation.from_euler("yxz", angles.reshape(-1, 3)).as_matrix().reshape(B, T, 3, 3)
+    T_world_headset[..., :3, 3] = np.array([0.3, 1.5, -0.4]) + np.cumsum(rng.normal(0, 0.01, (B, T, 3)), axis=1)
+    rig = rig_lib.upright(rig_lib.default_rig(), image_hw)
+    V = 4
+    return structs.Batch(
+        frames=structs.Frames(
+            images=rng.integers(0, 255, (B, T, V, *image_hw), dtype=np.uint8),
+            rig=jax.tree.map(lambda leaf: np.broadcast_to(leaf, (B, *np.shape(leaf))), rig),
+            T_world_headset=T_world_headset.astype(np.float32),
+            view_valid=np.ones((B, T, V), bool),
+            frame_valid=np.ones((B, T), bool),
+            frame_gap=np.ones((B, T), np.int32),
+        ),
+        targets=structs.Targets(
+            joints_headset_m=joints.astype(np.float32),
+            joint_valid=rng.random((B, T, J)) > 0.05,
+        ),
+        clip_id=np.arange(B, dtype=np.int32),
+    )
+
+
+def fake_predictions(batch: structs.Batch, seed=1, sigma_m=0.05) -> structs.Predictions:
+    """Returns predictions off by about `sigma_m`, with a lower-triangular scale of about that size."""
+    rng = np.random.default_rng(seed)
+    truth = batch.targets.joints_headset_m
+    lower = np.tril(rng.normal(0, 0.2 * sigma_m, (*truth.shape, 3)), -1)
+    lower += np.eye(3) * rng.uniform(0.7, 1.3, (*truth.shape, 1)) * sigma_m
+    return structs.Predictions(
+        joints_headset_m=(truth + rng.normal(0, sigma_m, truth.shape)).astype(np.float32),
+        proposal_joints_headset_m=(truth + rng.normal(0, 1.5 * sigma_m, truth.shape)).astype(np.float32),
+        cholesky_m=lower.astype(np.float32),
+        body=None,
+    )
+
+
+def mask_some(batch: structs.Batch) -> structs.Batch:
+    """Returns `batch` with the tail of clip 0 as padding and a dropped frame inside clip 1 (which it must have)."""
+    frame_valid, frame_gap = batch.frames.frame_valid.copy(), batch.frames.frame_gap.copy()
+    frame_valid[0, -2:] = False
+    frame_gap[1, 2] = 3
+    return batch.replace(frames=batch.frames.replace(frame_valid=frame_valid, frame_gap=frame_gap))
+
+
+def poison(batch: structs.Batch, predictions: structs.Predictions) -> tuple[structs.Batch, structs.Predictions]:
+    """Returns both with NaN wherever the masks say that nothing counts."""
+    valid = batch.frames.frame_valid[..., None] & batch.targets.joint_valid
+
+    def spoil(array, mask):
+        return np.where(mask.reshape(mask.shape + (1,) * (array.ndim - mask.ndim)), array, np.nan).astype(np.float32)
+
+    frames = batch.frames.replace(T_world_headset=spoil(batch.frames.T_world_headset, batch.frames.frame_valid))
+    targets = batch.targets.replace(joints_headset_m=spoil(batch.targets.joints_headset_m, valid))
+    predictions = structs.Predictions(
+        joints_headset_m=spoil(predictions.joints_headset_m, valid),
+        proposal_joints_headset_m=spoil(predictions.proposal_joints_headset_m, valid),
+        cholesky_m=spoil(predictions.cholesky_m, valid),
+        body=None,
+    )
+    return batch.replace(frames=frames, targets=targets), predictions

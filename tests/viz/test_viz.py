@@ -1,0 +1,168 @@
+"""Pictures: skeletons land where cameras put them, nothing is drawn where nothing is seen, the page stands alone."""
+
+import dataclasses
+import re
+
+import jax
+import numpy as np
+import pose_fakes as fakes
+import pytest
+from PIL import Image
+
+from epfv2_jax import evaluation, metrics
+from epfv2_jax.geometry import cameras, skeleton, transforms
+from epfv2_jax.viz import overlays, pose3d, report
+
+
+@pytest.fixture(scope="module")
+def result():
+    batch = fakes.mask_some(fakes.fake_batch(B=3, T=5))
+    batch.frames.view_valid[2, :, 1] = False
+    predictions = fakes.fake_predictions(batch)
+    return evaluation.evaluate(lambda _: predictions, [batch], metrics.mean_pose([batch]), keep_worst=1, keep_typical=1)
+
+
+@pytest.fixture(scope="module")
+def example(result):
+    image = np.zeros((4, 64, 48), np.uint8)
+    rig = result.worst[0].rig
+    rig = rig.replace(cameras=cameras.resize(rig.cameras, 48, 64))
+    return dataclasses.replace(
+        result.worst[0], images=image, rig=rig, view_valid=np.ones(4, bool), joint_valid=np.ones(fakes.J, bool)
+    )
+
+
+def colored(picture, color):
+    """Returns the pixels (y, x) whose colour is nearly `color`."""
+    rgb = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)])
+    return np.argwhere(np.abs(picture.astype(int) - rgb).max(-1) < 40)
+
+
+def test_every_visible_joint_is_marked_where_the_camera_sees_it(example):
+    pictures = overlays.draw_views(dataclasses.replace(example, joints_headset_m=np.full((fakes.J, 3), np.nan)), 320)
+    points = np.broadcast_to(example.true_joints_headset_m, (4, fakes.J, 3))
+    uv, valid = cameras.project(example.rig.cameras, transforms.apply(example.rig.T_cam_headset, points))
+    visible = np.asarray(valid & cameras.inside_image(example.rig.cameras, uv))
+    assert visible.sum() > 10
+    for v in range(4):
+        assert pictures[v].shape == (320, 240, 3)
+        marked = colored(pictures[v], overlays.TRUTH_COLOR)
+        for j in np.flatnonzero(visible[v]):
+            x, y = (np.asarray(uv[v, j]) + 0.5) * 5  # 48x64 drawn at 240x320
+            assert np.abs(marked + 0.5 - [y, x]).sum(-1).min() < 4, skeleton.JOINT_NAMES[j]
+        assert not len(colored(pictures[v], overlays.PREDICTION_COLOR))
+
+
+def test_what_no_camera_sees_is_not_drawn(example):
+    above = example.true_joints_headset_m * 0.1 + [0.0, 5.0, -5.0]
+    pictures = overlays.draw_views(
+        dataclasses.replace(example, true_joints_headset_m=above.astype(np.float32), joints_headset_m=above), 100
+    )
+    assert all((picture == 0).all() for picture in pictures)
+
+
+def test_what_the_lens_model_does_not_cover_is_not_drawn(example):
+    """Such points are clamped to pixels inside the image: only their validity tells."""
+    cameras_ = example.rig.cameras
+    narrow = cameras_.replace(max_angle_rad=np.full_like(cameras_.max_angle_rad, 0.05))
+    pictures = overlays.draw_views(dataclasses.replace(example, rig=example.rig.replace(cameras=narrow)), 100)
+    assert all((picture == 0).all() for picture in pictures)
+
+
+def test_bones_of_one_invalid_joint_are_left_out(example):
+    no_prediction = np.full((fakes.J, 3), np.nan, np.float32)
+    whole = dataclasses.replace(example, joints_headset_m=no_prediction)
+    elbow = skeleton.JOINT_NAMES.index("b_l_forearm")
+    part = dataclasses.replace(whole, joint_valid=np.arange(fakes.J) != elbow)
+    drawn = [
+        {
+            (v, *p)
+            for v, picture in enumerate(overlays.draw_views(e, 200))
+            for p in colored(picture, overlays.TRUTH_COLOR)
+        }
+        for e in (whole, part)
+    ]
+    assert len(drawn[1]) < len(drawn[0])
+    assert len(drawn[1] - drawn[0]) < 0.02 * len(drawn[1])
+
+
+def test_bones_of_invalid_joints_are_left_out(example):
+    nothing = dataclasses.replace(
+        example, joint_valid=np.zeros(fakes.J, bool), true_joints_headset_m=np.full((fakes.J, 3), np.nan, np.float32)
+    )
+    assert not any(len(colored(p, overlays.TRUTH_COLOR)) for p in overlays.draw_views(nothing, 200))
+    assert sum(len(colored(p, overlays.PREDICTION_COLOR)) for p in overlays.draw_views(nothing, 200)) > 50
+
+
+def test_float_images_look_like_bytes(example):
+    image = np.random.default_rng(0).integers(0, 255, example.images.shape, dtype=np.uint8)
+    pair = [dataclasses.replace(example, images=x) for x in (image, (image / 255).astype(np.float32))]
+    for a, b in zip(*map(overlays.draw_views, pair), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_bones_connect_every_joint_and_runs_split_at_gaps():
+    assert {j for bone in overlays.BONES for j in bone} == set(range(fakes.J))
+    visible = np.array([1, 1, 0, 1, 0, 1, 1, 1], bool)
+    runs = overlays._runs(np.arange(8)[:, None], visible)
+    assert [list(run[:, 0]) for run in runs] == [[0, 1], [5, 6, 7]]
+
+
+@pytest.mark.parametrize("azimuth, elevation", [(0, 0), (25, 12), (90, 12), (200, -40)])
+def test_view_axes_are_a_right_handed_frame(azimuth, elevation):
+    basis = pose3d.view_axes(azimuth, elevation)
+    np.testing.assert_allclose(basis @ basis.T, np.eye(3), atol=1e-12)
+    assert np.linalg.det(basis) == pytest.approx(1)
+    assert basis[1, 1] > 0  # world up is up in the picture
+
+
+def test_facing_frame_removes_heading_and_keeps_heights(example):
+    for heading in (0.0, 1.0, 3.0):
+        c, s = np.cos(heading), np.sin(heading)
+        turn = np.eye(4)
+        turn[:3, :3] = [[c, 0, s], [0, 1, 0], [-s, 0, c]]
+        turn[:3, 3] = [4.0, 0.0, -2.0]
+        straight = np.eye(4)
+        straight[1, 3] = 1.6
+        np.testing.assert_allclose(pose3d.facing_frame(turn @ straight), straight, atol=1e-12)
+        moved = pose3d.facing_frame(turn @ example.T_world_headset)
+        np.testing.assert_allclose(moved, pose3d.facing_frame(example.T_world_headset.astype(float)), atol=1e-6)
+
+
+def test_ellipse_is_the_silhouette_of_the_ellipsoid():
+    rng = np.random.default_rng(0)
+    half = rng.normal(size=(2, 3))
+    ball = rng.normal(size=(3, 20000))
+    shadow = half @ (ball / np.linalg.norm(ball, axis=0))
+    e = pose3d._ellipse(half)
+    a = np.deg2rad(e["angle"])
+    local = np.array([[np.cos(a), np.sin(a)], [-np.sin(a), np.cos(a)]]) @ shadow
+    level = (2 * local[0] / e["width"]) ** 2 + (2 * local[1] / e["height"]) ** 2
+    assert level.max() == pytest.approx(1, abs=1e-3)
+
+
+def test_report_stands_alone(result, tmp_path):
+    page = report.write_report(
+        tmp_path / "out", result, title="A <b>model</b>", note="x", describe_clip="walk {}".format
+    )
+    text = page.read_text()
+    pictures = re.findall(r'src="([^"]*)"', text)
+    assert len(pictures) == 3 and all(p.startswith("data:image/jpeg;base64,") for p in pictures)
+    assert "<b>model" not in text and "A &lt;b&gt;model" in text
+    assert text.index("Worst frames") < text.index("Typical frames") < text.index("Error of each joint")
+    assert f"walk {result.worst[0].clip_id}, frame {result.worst[0].frame} of the clip" in text
+    assert f"{result.metrics['mpjpe_cm']:.2f}" in text and f"{result.baseline['mpjpe_cm']:.2f}" in text
+    files = sorted(p.name for p in page.parent.glob("*.png"))
+    assert len(files) == 3
+    for name in files:
+        with Image.open(page.parent / name) as image:
+            assert min(image.size) > 400
+
+
+def test_report_without_uncertainty_baseline_or_frames(tmp_path):
+    batch = fakes.fake_batch(B=1, T=2)
+    predictions = fakes.fake_predictions(batch).replace(cholesky_m=None)
+    result = evaluation.evaluate(jax.jit(lambda _: predictions), [batch], keep_worst=1)
+    page = report.write_report(tmp_path, result)
+    assert "Uncertainty" not in page.read_text()
+    assert "mean pose" not in page.read_text()
