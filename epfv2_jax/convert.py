@@ -1,0 +1,52 @@
+"""Converts the EgoBody3M zips to records: python -m epfv2_jax.convert --in DIR --out DIR"""
+
+import argparse
+import json
+import pathlib
+
+import tqdm
+
+from epfv2_jax.data import conversion
+
+
+def _levels(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(level) for level in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}, expected levels such as 0 or 0,1") from None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--in", dest="source", required=True, help="folder with train, validation and test")
+    parser.add_argument("--out", required=True, help="folder for the records; an unfinished conversion is continued")
+    parser.add_argument("--image_size", type=int, default=256, help="height and width of the upright images, pixels")
+    parser.add_argument("--levels", type=_levels, help="annotation levels to keep, such as 0 or 0,1; default: all")
+    parser.add_argument("--record_frames", type=int, default=64, help="most frames in a record")
+    parser.add_argument("--poor_calibration", choices=("quarantine", "keep"), default="quarantine")
+    parser.add_argument("--workers", type=int, default=1, help="processes")
+    args = parser.parse_args()
+    try:
+        config = conversion.ConversionConfig(
+            image_size_hw=(args.image_size, args.image_size),
+            levels=args.levels,
+            record_frames=args.record_frames,
+            poor_calibration=args.poor_calibration,
+        )
+        with tqdm.tqdm(unit="sequence") as bar:
+
+            def progress(done: int, total: int, report: conversion.SequenceReport) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+                if report.quarantined is not None:
+                    bar.write(f"{report.split}/{report.sequence} left out: {report.quarantined}")
+
+            summary = conversion.convert(args.source, args.out, config, num_workers=args.workers, progress=progress)
+    except ValueError as error:
+        parser.error(str(error))
+    print(json.dumps(summary, indent=1))
+    print(f"What was left out and why: 'report' in {pathlib.Path(args.out) / '<split>' / 'manifest.json'}")
+
+
+if __name__ == "__main__":
+    main()

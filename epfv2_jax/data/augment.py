@@ -1,0 +1,166 @@
+"""Augmentation of training batches, on the device: light and noise, left-right flip, dropped views.
+
+Everything random is drawn per clip from the step's key and the clip's id, so a clip looks the same wherever in a
+batch, and on whatever device, it ends up. The ranges are our choice.
+"""
+
+import dataclasses
+
+import chex
+import dm_pix as pix
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from epfv2_jax import structs
+from epfv2_jax.data import rig as rig_lib
+from epfv2_jax.geometry import cameras, skeleton
+
+_MIRROR = np.asarray(skeleton.MIRROR)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """Ranges of the augmentation; 0 switches a thing off. Light and dropout are per clip and view, noise per pixel."""
+
+    brightness: float = 0.1  # largest shift up or down, in units of full scale
+    contrast: float = 0.25  # the factor lies in [1 - contrast, 1 + contrast]
+    gamma: float = 0.25  # the exponent lies in [exp(-gamma), exp(gamma)], uniform in its logarithm
+    noise: float = 0.02  # largest standard deviation of the Gaussian noise, in units of full scale; uniform per clip
+    blur_px: float = 0.7  # standard deviation of a Gaussian blur, mixed with the sharp image; share uniform per clip
+    flip: float = 0.5  # probability that a clip is mirrored left-right
+    view_dropout: float = 0.05  # probability that a view is missing in a clip
+
+    def __post_init__(self):
+        for name in ("brightness", "contrast", "gamma", "noise", "blur_px"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be a number that is not negative, got {getattr(self, name)}")
+        for name in ("flip", "view_dropout", "contrast"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+
+
+def to_float(batch: structs.Batch) -> structs.Batch:
+    """Returns `batch` with float32 images in [0, 1]; images that are already so are left alone."""
+    images = batch.frames.images
+    if images.dtype == jnp.uint8:
+        images = images.astype(jnp.float32) / 255.0
+    return batch.replace(frames=batch.frames.replace(images=images))
+
+
+def augment(key: jax.Array, batch: structs.Batch, config: AugmentConfig) -> structs.Batch:
+    """Returns `batch` augmented, with float32 images in [0, 1]; views that are not valid are black.
+
+    Args:
+      key: of the step; each clip folds its id in.
+      batch: leading axes (B, T, V); uint8 or float images.
+      config: static under jit.
+    """
+    chex.assert_rank(batch.frames.images, 5)
+    batch = to_float(batch)
+    keys = jax.vmap(lambda clip_id: jax.random.fold_in(key, clip_id.astype(jnp.uint32)))(jnp.asarray(batch.clip_id))
+    flip_keys, light_keys, drop_keys = (_fold_each(keys, i) for i in range(3))
+    if config.flip > 0:
+        flipped = jax.vmap(lambda k: jax.random.bernoulli(k, config.flip))(flip_keys)
+        batch = _select(flipped, flip_left_right(batch), batch)
+    if config.view_dropout > 0:
+        V = batch.frames.images.shape[2]
+        kept = jax.vmap(lambda k: ~jax.random.bernoulli(k, config.view_dropout, (V,)))(drop_keys)
+        view_valid = batch.frames.view_valid & kept[:, None, :]
+        batch = batch.replace(frames=batch.frames.replace(view_valid=view_valid))
+    images = _photometric(light_keys, batch.frames.images, config)
+    images = jnp.where(batch.frames.view_valid[..., None, None], images, 0.0)
+    return batch.replace(frames=batch.frames.replace(images=images))
+
+
+def flip_left_right(batch: structs.Batch) -> structs.Batch:
+    """Returns the mirror image of a batch: the world, headset, body, cameras and images with left and right exchanged.
+
+    World and headset coordinates have x negated. The views change places (`rig.MIRRORED_VIEWS`), and each camera
+    becomes that of the mirrored image. Flipping twice gives the same batch back.
+
+    Raises:
+      ValueError: the batch does not have the four views whose mirror partners are known.
+    """
+    frames, targets = batch.frames, batch.targets
+    if frames.view_valid.shape[-1] != len(rig_lib.MIRRORED_VIEWS):
+        raise ValueError(
+            f"flip is defined for the views {', '.join(rig_lib.VIEW_NAMES)}, the data has "
+            f"{frames.view_valid.shape[-1]}; set augment.flip to 0"
+        )
+    order = np.asarray(rig_lib.MIRRORED_VIEWS)
+    mirrored_views = jax.tree.map(lambda leaf: leaf[:, order], frames.rig)
+    return batch.replace(
+        frames=frames.replace(
+            images=frames.images[:, :, order, :, ::-1],
+            rig=structs.Rig(
+                cameras=cameras.mirror(mirrored_views.cameras), T_cam_headset=_mirrored(mirrored_views.T_cam_headset)
+            ),
+            T_world_headset=_mirrored(frames.T_world_headset),
+            view_valid=frames.view_valid[:, :, order],
+        ),
+        targets=targets.replace(
+            joints_headset_m=_negate_x(targets.joints_headset_m[:, :, _MIRROR, :]),
+            joint_valid=targets.joint_valid[:, :, _MIRROR],
+        ),
+    )
+
+
+def _photometric(keys: jax.Array, images: jax.Array, config: AugmentConfig) -> jax.Array:
+    """Images (B, T, V, H, W) in other light, blurred and noisy, clipped to [0, 1]."""
+    B, _, V = images.shape[:3]
+    clip_view = (B, 1, V, 1, 1)
+
+    def uniform(i: int, low: float, high: float, per_view: bool = True) -> jax.Array:
+        draw = jax.vmap(lambda k: jax.random.uniform(k, (V if per_view else 1,), minval=low, maxval=high))
+        return jnp.broadcast_to(draw(_fold_each(keys, i)).reshape(B, 1, -1, 1, 1), clip_view)
+
+    if config.gamma > 0:
+        exponent = jnp.exp(uniform(0, -config.gamma, config.gamma))
+        images = pix.adjust_gamma(images, exponent, assume_in_bounds=True)
+    if config.contrast > 0:
+        factor = uniform(1, 1.0 - config.contrast, 1.0 + config.contrast)
+        images = pix.adjust_contrast(images[..., None], factor[..., None])[..., 0]
+    if config.brightness > 0:
+        images = pix.adjust_brightness(images, uniform(2, -config.brightness, config.brightness))
+    if config.blur_px > 0:
+        share = uniform(3, 0.0, 1.0, per_view=False)
+        images = images + share * (_blurred(images, config.blur_px) - images)
+    if config.noise > 0:
+        sigma = uniform(4, 0.0, config.noise, per_view=False)
+        draw = jax.vmap(lambda k: jax.random.normal(k, images.shape[1:], images.dtype))
+        images = images + sigma * draw(_fold_each(keys, 5))
+    return jnp.clip(images, 0.0, 1.0)
+
+
+def _blurred(images: jax.Array, sigma_px: float) -> jax.Array:
+    """Images (..., H, W) convolved with a Gaussian cut off at three sigma; the border is repeated outwards.
+
+    As sums of shifted images: XLA fuses these, while on a CPU a convolution of one channel is many times slower.
+    """
+    radius = max(1, round(3.0 * sigma_px))
+    weights = np.exp(-(np.arange(-radius, radius + 1) ** 2) / (2.0 * sigma_px**2))
+    weights = [float(weight) for weight in weights / weights.sum()]
+    H, W = images.shape[-2:]
+    padded = jnp.pad(images, ((0, 0),) * (images.ndim - 2) + ((radius, radius),) * 2, mode="edge")
+    rows = sum(weight * padded[..., i : i + H, :] for i, weight in enumerate(weights))
+    return sum(weight * rows[..., i : i + W] for i, weight in enumerate(weights))
+
+
+def _fold_each(keys: jax.Array, data: int) -> jax.Array:
+    return jax.vmap(lambda key: jax.random.fold_in(key, data))(keys)
+
+
+def _select(choice: jax.Array, first: structs.Batch, second: structs.Batch) -> structs.Batch:
+    """Clip by clip `first` where `choice` (B,) is True, else `second`."""
+    return jax.tree.map(lambda a, b: jnp.where(choice.reshape((-1,) + (1,) * (a.ndim - 1)), a, b), first, second)
+
+
+def _negate_x(vectors: jax.Array) -> jax.Array:
+    return vectors * jnp.broadcast_to(jnp.asarray([-1.0, 1.0, 1.0], vectors.dtype), vectors.shape)
+
+
+def _mirrored(T: jax.Array) -> jax.Array:
+    """M T M (..., 4, 4) with M = diag(-1, 1, 1, 1): the same transform between mirrored coordinates."""
+    signs = jnp.asarray([-1.0, 1.0, 1.0, 1.0], T.dtype)
+    return T * jnp.broadcast_to(signs[:, None] * signs[None, :], T.shape)

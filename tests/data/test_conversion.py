@@ -1,0 +1,301 @@
+import hashlib
+import itertools
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from epfv2_jax import calibrate, convert
+from epfv2_jax.data import conversion, egobody3m, images, records
+from epfv2_jax.geometry import cameras
+
+CONFIG = conversion.ConversionConfig(image_size_hw=(40, 32), record_frames=4)
+
+
+@pytest.fixture
+def zips(tmp_path):
+    return tmp_path / "zips"
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "out"
+
+
+def digests(folder):
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def report_of(out, sequence="100", split="train"):
+    reports = records.read_manifest(out / split).report["sequences"]
+    (report,) = [r for r in reports if r["sequence"] == sequence]
+    return report
+
+
+def test_records_hold_what_the_zips_hold(new_sequence, zips, out):
+    writer = new_sequence()
+    writer.write()
+    summary = conversion.convert(zips, out, CONFIG)
+    assert summary["train"] == {
+        "sequences": 1,
+        "sequences_kept": 1,
+        "sequences_quarantined": [],
+        "frames": 12,
+        "frames_kept": 12,
+        "frames_quarantined": 0,
+        "frames_by_level": {"0": 6, "1": 6},
+        "frames_kept_by_level": {"0": 6, "1": 6},
+        "views_missing": 0,
+        "records": 3,
+    }
+    assert records.verify(out / "train").report["summary"] == summary["train"]
+    split = records.open_records(out / "train")
+    assert [(e.first_frame, e.num_frames) for e in split.entries] == [(0, 4), (4, 4), (8, 4)]
+    run = split[1]
+    pictures, valid = records.decode_images(run)
+    assert valid.all() and pictures.shape == (4, 4, 40, 32)
+    for i, frame in enumerate(run.frame_index):
+        for view in range(4):
+            stored = images.decode_grey(writer.jpegs[int(frame), view])
+            expected = images.resize(np.rot90(stored, -1), (40, 32))
+            assert np.abs(pictures[i, view].astype(int) - expected).max() <= 4  # one more JPEG
+
+
+def test_projected_joints_land_on_the_turned_pixels(new_sequence, zips, out):
+    """The camera in the record sees a joint where the stored pixel goes when its image is turned and resized."""
+    writer = new_sequence()
+    writer.write()
+    conversion.convert(zips, out, CONFIG)
+    run = records.open_records(out / "train")[0]
+    for i, frame in enumerate(run.frame_index):
+        W = run.T_world_headset[i].astype(np.float64)
+        joints_headset_m = (run.joints_world_m[i] - W[:3, 3]) @ W[:3, :3]
+        T = np.asarray(run.rig.T_cam_headset)
+        joints_cam_m = np.einsum("vij,nj->vni", T[:, :3, :3], joints_headset_m) + T[:, None, :3, 3]
+        uv_px, valid = cameras.project(run.rig.cameras, joints_cam_m.astype(np.float32))
+        for view in range(4):
+            width, height = ((64, 48), (128, 102), (128, 102), (64, 48))[view]
+            stored = np.array(writer.fields[int(frame)][f"projected_joint_positions_cam{view}_px"])
+            column, row = height - 1 - stored[:, 1], stored[:, 0]
+            expected = np.stack([(column + 0.5) * 32 / height - 0.5, (row + 0.5) * 40 / width - 0.5], axis=-1)
+            seen = np.asarray(valid[view])
+            assert seen.sum() > 3
+            np.testing.assert_allclose(np.asarray(uv_px)[view][seen], expected[seen], atol=2e-3)
+
+
+def test_gaps_and_bad_frames_split_runs(new_sequence, zips, out):
+    writer = new_sequence(frames=(*range(6), *range(8, 15)))
+    writer.fields[2]["joint_positions_world_cm"].pop()
+    writer.fields[4]["world_from_headset_xf_cm"][0][0] = float("nan")
+    writer.fields[10] = b"{"
+    writer.fields[14]["world_from_headset_xf_cm"][0][0] += 0.2
+    writer.write()
+    conversion.convert(zips, out, CONFIG)
+    split = records.open_records(out / "train")
+    assert [(e.first_frame, e.num_frames) for e in split.entries] == [(0, 2), (3, 1), (5, 1), (8, 2), (11, 3)]
+    report = report_of(out)
+    assert (report["num_frames"], report["num_kept"]) == (13, 9)
+    reasons = {q["frame"]: q["reason"] for q in report["quarantined_frames"]}
+    assert list(reasons) == [2, 4, 10, 14]
+    for frame, text in (
+        (2, "joint_positions_world_cm has shape (25, 3)"),
+        (4, "world_from_headset_xf_cm[0, 0] is nan"),
+        (10, "not JSON"),
+        (14, "not orthonormal"),
+    ):
+        assert text in reasons[frame] and f"100/frame{frame:04d}.json" in reasons[frame]
+
+
+def test_bad_images_cost_their_view_only(new_sequence, zips, out, bomb_jpeg):
+    writer = new_sequence()
+    del writer.jpegs[1, 0]
+    writer.jpegs[2, 1] = writer.jpegs[2, 1][: len(writer.jpegs[2, 1]) // 2]
+    writer.jpegs[3, 2] = bomb_jpeg
+    writer.jpegs[5, 3] = images.encode_grey(np.zeros((20, 20), np.uint8))
+    writer.write()
+    summary = conversion.convert(zips, out, CONFIG)
+    assert (summary["train"]["frames_kept"], summary["train"]["views_missing"]) == (12, 4)
+    bad = {(b["frame"], b["view"]): b["reason"] for b in report_of(out)["bad_views"]}
+    assert list(bad) == [(1, 0), (2, 1), (3, 2), (5, 3)]
+    for key, text in zip(bad, ("missing", "damaged", "65500x65500", "20x20"), strict=True):
+        assert text in bad[key]
+    split = records.open_records(out / "train")
+    invalid = [(int(r.frame_index[i]), int(v)) for r in split for i, v in np.argwhere(~r.view_valid)]
+    assert invalid == list(bad)
+
+
+def test_bad_sequences_are_quarantined_by_name(new_sequence, zips, out):
+    for sequence in ("1", "2", "3", "4", "5"):
+        writer = new_sequence(sequence)
+        if sequence == "2":
+            writer.extra = {"../x.json": b"{}"}
+        if sequence == "3":
+            writer.jpegs = {}
+        if sequence == "5":
+            for fields in writer.fields.values():
+                fields["projected_joint_positions_cam1_px"][:] = [[5.0, 5.0, -1.0]] * 26
+        writer.write()
+    (zips / "train" / "4.images.zip").unlink()
+    summary = conversion.convert(zips, out, CONFIG)["train"]
+    assert summary["sequences_quarantined"] == ["2", "3", "4", "5"]
+    assert {e.sequence for e in records.open_records(out / "train").entries} == {"1"}
+    for sequence, text in (("2", "outside its folder"), ("3", "no readable image"), ("4", "no such file")):
+        assert text in report_of(out, sequence)["quarantined"]
+    reason = report_of(out, "5")["quarantined"]
+    assert "calibration of camera 1 is poor: 0 pairs" in reason and "'keep'" in reason
+
+    # When the missing zip has come, only its sequence is converted.
+    new_sequence("4").write()
+    before = digests(out / "train")
+    conversion.convert(zips, out, CONFIG)
+    after = digests(out / "train")
+    changed = {name for name in after if before.get(name) != after[name]}
+    assert changed == {"4.arrayrecord", "sequences/4.json", "manifest.json"}
+
+
+def test_poor_calibration_can_be_kept(new_sequence, zips, out):
+    new_sequence(frames=range(2)).write()
+    config = conversion.ConversionConfig(image_size_hw=(40, 32), poor_calibration="keep")
+    assert conversion.convert(zips, out, config)["train"]["frames_kept"] == 2
+    verdicts = [c["verdict"] for c in report_of(out)["calibration"]]
+    assert any("60 are needed" in verdict for verdict in verdicts)
+    run = records.open_records(out / "train")[0]
+    assert run.image_size_hw == (40, 32) and all(np.isfinite(x).all() for x in jax.tree.leaves(run.rig))
+
+
+def test_level_filter_is_counted(new_sequence, zips, out):
+    new_sequence().write()
+    config = conversion.ConversionConfig(image_size_hw=(40, 32), levels=(1,))
+    summary = conversion.convert(zips, out, config)["train"]
+    assert (summary["frames"], summary["frames_kept"], summary["frames_quarantined"]) == (12, 6, 0)
+    assert summary["frames_by_level"] == {"0": 6, "1": 6}
+    assert summary["frames_kept_by_level"] == {"0": 0, "1": 6}
+    assert [e.num_frames for e in records.open_records(out / "train").entries] == [1] * 6
+
+
+def test_nothing_of_the_level(new_sequence, zips, out):
+    new_sequence().write()
+    conversion.convert(zips, out, conversion.ConversionConfig(levels=(3,)))
+    assert report_of(out)["quarantined"] == "no readable frame of the chosen levels; levels found: 0, 1"
+    with pytest.raises(ValueError, match=r"split 'train' holds no records; 'report' in manifest\.json says"):
+        records.open_records(out / "train")
+
+
+def test_a_conversion_goes_on_where_it_stopped(new_sequence, zips, out, tmp_path):
+    for seed, sequence in enumerate(("1", "2", "3")):
+        new_sequence(sequence, seed=seed).write()
+    conversion.convert(zips, tmp_path / "whole", CONFIG)
+
+    class StoppedError(Exception):
+        pass
+
+    def stop(done, total, report):
+        if done == 2:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        conversion.convert(zips, out, CONFIG, progress=stop)
+    assert not (out / "train" / records.MANIFEST_NAME).exists()
+    (out / "train" / "2.arrayrecord").write_bytes(b"")  # cut by the failing machine
+    (out / "train" / "3.arrayrecord.tmp").write_bytes(b"half")
+    done = (out / "train" / "1.arrayrecord").stat().st_mtime_ns
+    conversion.convert(zips, out, CONFIG)
+    assert (out / "train" / "1.arrayrecord").stat().st_mtime_ns == done
+    assert digests(out) == digests(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_killed_at_any_time_and_restarted_gives_the_same_bytes(new_sequence, zips, out, tmp_path):
+    for seed in range(4):
+        new_sequence(str(seed), range(40), seed=seed).write()
+    conversion.convert(zips, tmp_path / "whole", conversion.ConversionConfig(image_size_hw=(64, 64)))
+    command = [sys.executable, "-m", "epfv2_jax.convert", "--in", zips, "--out", out, "--image_size", "64"]
+    for shards in (0, 1, 3):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and len(list(out.rglob("*.arrayrecord"))) < shards:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run(command, check=True, capture_output=True)
+    assert digests(out) == digests(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_processes_give_the_same_bytes(new_sequence, zips, out, tmp_path):
+    for seed in range(3):
+        new_sequence(str(seed), seed=seed).write()
+    first = conversion.convert(zips, tmp_path / "one", CONFIG)
+    second = conversion.convert(zips, out, CONFIG, num_workers=2)
+    assert first == second
+    assert digests(out) == digests(tmp_path / "one")
+
+
+def test_another_config_is_refused(new_sequence, zips, out):
+    new_sequence().write()
+    conversion.convert(zips, out, CONFIG)
+    with pytest.raises(ValueError, match=r"record_frames: 4 there, 8 asked\); choose another folder"):
+        conversion.convert(zips, out, conversion.ConversionConfig(image_size_hw=(40, 32), record_frames=8))
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"image_size_hw": (8, 256)}, r"image_size_hw: \(8, 256\), allowed are 16 to 2048"),
+        ({"levels": ()}, r"levels: \(\), allowed"),
+        ({"record_frames": 0}, "record_frames: 0, allowed are 1 to 4096"),
+        ({"jpeg_quality": 101}, "jpeg_quality: 101"),
+    ],
+)
+def test_bad_config(values, message):
+    with pytest.raises(ValueError, match=message):
+        conversion.ConversionConfig(**values)
+
+
+def test_split_runs_tile_the_frames():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        frame_index = np.unique(rng.integers(0, 60, 40))
+        parts = conversion.split_runs(frame_index, 5)
+        np.testing.assert_array_equal(np.concatenate([frame_index[p] for p in parts]), frame_index)
+        for part in parts:
+            assert 1 <= len(frame_index[part]) <= 5 and (np.diff(frame_index[part]) == 1).all()
+        # Only full parts touch their successor.
+        for a, b in itertools.pairwise(parts):
+            if frame_index[b][0] - frame_index[a][-1] == 1:
+                assert len(frame_index[a]) == 5
+
+
+def test_summary_is_json(new_sequence, zips, out):
+    new_sequence(split="validation").write()
+    json.dumps(conversion.convert(zips, out, CONFIG))
+    assert records.read_manifest(out / "validation").split == "validation"
+    assert [f.split for f in egobody3m.find_sequences(zips)] == ["validation"]
+
+
+def test_command_lines(new_sequence, zips, out, monkeypatch, capsys):
+    new_sequence().write()
+    (zips / "train" / "200.images.zip").touch()
+    monkeypatch.setattr(sys, "argv", ["calibrate", "--in", str(zips)])
+    calibrate.main()
+    printed = capsys.readouterr().out
+    assert printed.count(": good") == 4 and "train/200" in printed and "200.metadata.zip: no such file" in printed
+
+    arguments = ["convert", "--in", str(zips), "--out", str(out), "--image_size", "32", "--levels", "0,1"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    convert.main()
+    assert '"frames_kept": 12' in capsys.readouterr().out
+    assert records.open_records(out / "train").image_size_hw == (32, 32)
+
+    monkeypatch.setattr(sys, "argv", [*arguments[:-1], "best"])
+    with pytest.raises(SystemExit):
+        convert.main()
+    assert "argument --levels: 'best', expected levels such as 0 or 0,1" in capsys.readouterr().err

@@ -1,0 +1,267 @@
+"""The stream of clips: complete, reproducible, and independent of shards, threads and processes."""
+
+import itertools
+
+import jax
+import numpy as np
+import pytest
+
+from epfv2_jax.data import images, pipeline, records, rig
+from epfv2_jax.geometry.skeleton import NUM_JOINTS
+
+HW = (16, 24)
+LENGTHS = (7, 4, 9, 1, 8, 5)  # frames of the records: 2 + 1 + 3 + 1 + 2 + 2 clips of four frames
+NUM_CLIPS = 11
+
+
+def make_run(i: int, num_frames: int) -> records.FrameRun:
+    rng = np.random.default_rng([3, i])
+    grey = rng.integers(20, 230, (num_frames, 4))
+    jpegs = [[images.encode_grey(np.full(HW, value, np.uint8)) for value in frame] for frame in grey]
+    view_valid = np.ones((num_frames, 4), bool)
+    jpegs[0][2], view_valid[0, 2] = b"", False
+    jpegs[-1][1] = jpegs[-1][1][:-3]  # cut short
+    T_world_headset = np.tile(np.eye(4, dtype=np.float32), (num_frames, 1, 1))
+    T_world_headset[:, :3, :3] = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    T_world_headset[:, :3, 3] = rng.normal([300.0, 1.5, 0.0], 1.0, (num_frames, 3))
+    joint_valid = rng.random((num_frames, NUM_JOINTS)) > 0.2
+    joints_world_m = T_world_headset[:, None, :3, 3] + rng.normal(size=(num_frames, NUM_JOINTS, 3))
+    joints_world_m[~joint_valid] = np.nan
+    return records.FrameRun(
+        sequence=f"sequence{i}",
+        split="train",
+        frame_index=np.arange(num_frames, dtype=np.int32) + 100 * i,
+        jpegs=tuple(tuple(frame) for frame in jpegs),
+        T_world_headset=T_world_headset,
+        joints_world_m=joints_world_m.astype(np.float32),
+        joint_valid=joint_valid,
+        view_valid=view_valid,
+        rig=rig.upright(rig.default_rig(), HW),
+    )
+
+
+def write(directory, num_shards: int = 2, lengths=LENGTHS) -> records.Records:
+    runs = [make_run(i, n) for i, n in enumerate(lengths)]
+    shards = [
+        records.write_shard(directory / f"part-{s}.arrayrecord", [runs[i] for i in chunk])
+        for s, chunk in enumerate(np.array_split(np.arange(len(runs)), num_shards))
+    ]
+    manifest = records.Manifest(split="train", image_size_hw=HW, num_views=4, shards=tuple(shards))
+    records.write_manifest(directory, manifest)
+    return records.open_records(directory)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> records.Records:
+    return write(tmp_path_factory.mktemp("records"))
+
+
+def take(batches, count):
+    try:
+        return list(itertools.islice(batches, count))
+    finally:
+        batches.close()
+
+
+def ids(batches) -> np.ndarray:
+    return np.concatenate([batch.clip_id for batch in batches])
+
+
+def assert_same(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def make_config(**changes):
+    return pipeline.DataConfig(**{"clip_frames": 4, "batch_size": 4, "read_threads": 0, **changes})
+
+
+def test_index_tiles_every_record(data):
+    index = pipeline.build_index(data, 4)
+    assert len(index) == NUM_CLIPS
+    seen = [[] for _ in LENGTHS]
+    for record, start, length in zip(index.record, index.start, index.length, strict=True):
+        assert 1 <= length <= 4
+        seen[record] += range(start, start + length)
+    assert seen == [list(range(n)) for n in LENGTHS]
+    assert index.describe(1) == "sequence0 frames 4-6"
+    assert index.describe(pipeline.PADDING_CLIP_ID) == "padding"
+
+
+@pytest.mark.parametrize("num_shards", [1, 3, 6])
+@pytest.mark.parametrize("process_count", [1, 2, 4])
+def test_epoch_visits_every_clip_once(tmp_path, num_shards, process_count):
+    found = write(tmp_path, num_shards)
+    # Eleven steps of four clips are four epochs exactly.
+    parts = [
+        take(
+            pipeline.train_batches(found, make_config(), seed=5, process_index=p, process_count=process_count),
+            NUM_CLIPS,
+        )
+        for p in range(process_count)
+    ]
+    order = np.concatenate([np.concatenate([part[s].clip_id for part in parts]) for s in range(NUM_CLIPS)])
+    epochs = order.reshape(4, NUM_CLIPS)
+    for epoch in epochs:
+        assert sorted(epoch) == list(range(NUM_CLIPS))
+    assert not np.array_equal(epochs[0], epochs[1])
+    whole = ids(take(pipeline.train_batches(found, make_config(), seed=5), NUM_CLIPS))
+    np.testing.assert_array_equal(order, whole)
+
+
+def test_neighbouring_seeds_share_no_epoch(data):
+    orders = [ids(take(pipeline.train_batches(data, make_config(), seed=s), NUM_CLIPS)).reshape(4, -1) for s in (0, 1)]
+    assert not any(np.array_equal(a, b) for a in orders[0] for b in orders[1])
+
+
+@pytest.mark.parametrize(
+    "changes", [{"read_threads": 1}, {"read_threads": 3}, {"cache_bytes": 0}, {"cache_bytes": 4000}], ids=str
+)
+def test_reading_options_do_not_change_the_batches(data, changes):
+    expected = take(pipeline.train_batches(data, make_config(), seed=1), 6)
+    assert_same(take(pipeline.train_batches(data, make_config(**changes), seed=1), 6), expected)
+
+
+def test_worker_processes_do_not_change_the_batches(data):
+    expected = take(pipeline.train_batches(data, make_config(), seed=1), 5)
+    config = make_config(worker_processes=2, read_threads=1)
+    assert_same(take(pipeline.train_batches(data, config, seed=1), 5), expected)
+
+
+def test_start_step_continues_the_stream(data):
+    config = make_config(read_threads=2)
+    whole = take(pipeline.train_batches(data, config, seed=2), 9)
+    assert_same(take(pipeline.train_batches(data, config, seed=2, start_step=4), 5), whole[4:])
+
+
+def test_resume_on_another_number_of_processes(data):
+    whole = take(pipeline.train_batches(data, make_config(), seed=2), 6)
+    halves = [
+        take(pipeline.train_batches(data, make_config(), seed=2, start_step=4, process_index=p, process_count=2), 2)
+        for p in range(2)
+    ]
+    joined = [jax.tree.map(lambda a, b: np.concatenate([a, b]), *pair) for pair in zip(*halves, strict=True)]
+    assert_same(joined, whole[4:])
+
+
+def test_batch_holds_what_the_records_say(data):
+    index = pipeline.build_index(data, 4)
+    for batch in pipeline.eval_batches(data, 4, batch_size=3, read_threads=0):
+        frames, targets = batch.frames, batch.targets
+        assert frames.images.shape == (3, 4, 4, *HW) and frames.images.dtype == np.uint8
+        assert frames.rig.cameras.focal_px.shape == (3, 4, 2)
+        for b, clip in enumerate(batch.clip_id):
+            n = index.length[clip] if clip >= 0 else 0
+            np.testing.assert_array_equal(frames.frame_valid[b], np.arange(4) < n)
+            assert not frames.view_valid[b, n:].any() and not targets.joint_valid[b, n:].any()
+            assert not frames.images[b][~frames.view_valid[b]].any()
+            assert not targets.joints_headset_m[b][~targets.joint_valid[b]].any()
+            assert (frames.frame_gap[b] == 1).all()
+            if n == 0:
+                continue
+            run = data[int(index.record[clip])]
+            part = slice(index.start[clip], index.start[clip] + n)
+            expected_images, expected_valid = records.decode_images(run, part.start, part.stop)
+            np.testing.assert_array_equal(frames.images[b, :n], expected_images)
+            np.testing.assert_array_equal(frames.view_valid[b, :n], expected_valid)
+            assert_same(jax.tree.map(lambda leaf, b=b: leaf[b], frames.rig), run.rig)
+            world = frames.T_world_headset[b, :n].astype(np.float64)
+            joints = np.concatenate([targets.joints_headset_m[b, :n], np.ones((n, NUM_JOINTS, 1))], axis=-1)
+            back = np.einsum("tij,tkj->tki", world, joints)[..., :3]
+            valid = targets.joint_valid[b, :n]
+            np.testing.assert_array_equal(valid, run.joint_valid[part])
+            np.testing.assert_allclose(back[valid], run.joints_world_m[part][valid], atol=5e-5)
+
+
+def test_damaged_and_missing_images_are_black_and_invalid(data):
+    (batch,) = pipeline.eval_batches(data, 16, batch_size=len(LENGTHS), read_threads=0)
+    for b, n in enumerate(LENGTHS):
+        expected = np.ones((n, 4), bool)
+        expected[0, 2] = expected[-1, 1] = False
+        np.testing.assert_array_equal(batch.frames.view_valid[b, :n], expected)
+
+
+def test_eval_batches_hold_every_clip_once_then_padding(data):
+    for batch_size in (1, 4, 11, 20):
+        batches = list(pipeline.eval_batches(data, 4, batch_size=batch_size))
+        assert {len(batch.clip_id) for batch in batches} == {batch_size}
+        order = ids(batches)
+        np.testing.assert_array_equal(order[:NUM_CLIPS], np.arange(NUM_CLIPS))
+        assert (order[NUM_CLIPS:] == pipeline.PADDING_CLIP_ID).all() and len(order) < NUM_CLIPS + batch_size
+
+
+def test_eval_batches_of_some_clips_are_spread(data):
+    order = ids(pipeline.eval_batches(data, 4, batch_size=3, max_clips=3))
+    assert len(set(order)) == 3 and order.min() <= 2 and order.max() >= 8
+
+
+def test_eval_batches_without_images(data):
+    full = list(pipeline.eval_batches(data, 4))
+    bare = list(pipeline.eval_batches(data, 4, images=False))
+    for a, b in zip(full, bare, strict=True):
+        assert b.frames.images.shape == (8, 4, 4, 0, 0)
+        assert_same(a.targets, b.targets)
+
+
+def test_half_written_data_is_refused(tmp_path):
+    write(tmp_path, 2)
+    shard = tmp_path / "part-1.arrayrecord"
+    shard.write_bytes(shard.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"part-1\.arrayrecord: .*half-written"):
+        records.open_records(tmp_path)
+    (tmp_path / records.MANIFEST_NAME).unlink()
+    with pytest.raises(ValueError, match="conversion unfinished"):
+        records.open_records(tmp_path)
+
+
+def test_views_that_differ_from_the_manifest_are_named(tmp_path):
+    write(tmp_path)
+    manifest = records.read_manifest(tmp_path)
+    records.write_manifest(
+        tmp_path,
+        records.Manifest(split="train", image_size_hw=(16, 16), num_views=4, shards=manifest.shards),
+    )
+    with pytest.raises(ValueError, match=r"record 0 \(sequence0\) has 4 views of \(16, 24\)"):
+        next(pipeline.eval_batches(records.open_records(tmp_path), 4, read_threads=0))
+
+
+def test_cache_keeps_the_latest_records_within_its_bytes(data):
+    read = []
+
+    class Reader:
+        def __getitem__(self, record):
+            read.append(record)
+            return data[record]
+
+    num_bytes = [sum(len(jpeg) for frame in run.jpegs for jpeg in frame) for run in data]
+    cache = pipeline._RunCache(Reader(), num_bytes[0] + num_bytes[1] + num_bytes[3])
+    for record in (0, 1, 0, 3, 1, 0):
+        assert cache[record].sequence == f"sequence{record}"
+    assert read == [0, 1, 3]
+    cache[4]  # too large beside the others: 3 and 1, longer unused than 0, make room
+    assert sum(size for _, size in cache._runs.values()) <= sum(num_bytes[i] for i in (0, 1, 3))
+    read.clear()
+    for record in (4, 3):
+        assert cache[record].sequence == f"sequence{record}"
+    assert read == [3]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"clip_frames": 0}, "clip_frames must be at least 1, got 0"),
+        ({"batch_size": -2}, "batch_size must be at least 1"),
+        ({"read_threads": 6}, "prefetch_batches: 4 keeps some of 6"),
+    ],
+)
+def test_config_refuses(changes, message):
+    with pytest.raises(ValueError, match=message):
+        make_config(**changes)
+
+
+def test_batches_refuse(data):
+    with pytest.raises(ValueError, match="batch_size 4 cannot be shared out to process 0 of 3"):
+        pipeline.train_batches(data, make_config(), seed=0, process_count=3)
+    with pytest.raises(ValueError, match="start_step must not be negative, got -1"):
+        pipeline.train_batches(data, make_config(), seed=0, start_step=-1)
+    with pytest.raises(ValueError, match="batch_size must be at least 1"):
+        pipeline.eval_batches(data, 4, batch_size=0)

@@ -1,0 +1,186 @@
+import dataclasses
+import json
+import pickle
+
+import jax
+import numpy as np
+import pytest
+from array_record.python import array_record_module
+from flax import serialization
+
+from epfv2_jax.data import images, records, rig
+from epfv2_jax.geometry.skeleton import NUM_JOINTS
+
+SIZE_HW = (16, 24)
+
+
+def make_run(num_frames=5, first=3, sequence="100"):
+    rng = np.random.default_rng(first)
+    jpegs = tuple(
+        tuple(images.encode_grey(np.full(SIZE_HW, 20 * v + f, np.uint8), 95) for v in range(4))
+        for f in range(num_frames)
+    )
+    return records.FrameRun(
+        sequence=sequence,
+        split="train",
+        frame_index=np.arange(first, first + num_frames, dtype=np.int32),
+        jpegs=jpegs,
+        T_world_headset=np.broadcast_to(np.eye(4, dtype=np.float32), (num_frames, 4, 4)).copy(),
+        joints_world_m=rng.normal(size=(num_frames, NUM_JOINTS, 3)).astype(np.float32),
+        joint_valid=rng.random((num_frames, NUM_JOINTS)) < 0.8,
+        view_valid=np.ones((num_frames, 4), bool),
+        rig=jax.tree.map(np.asarray, rig.upright(rig.default_rig(), SIZE_HW)),
+    )
+
+
+def write_split(folder, shards=((3, 2), (4,))):
+    entries = []
+    for i, lengths in enumerate(shards):
+        runs = [make_run(n, first=100 * j, sequence=f"s{i}") for j, n in enumerate(lengths)]
+        entries.append(records.write_shard(folder / f"s{i}.arrayrecord", runs))
+    manifest = records.Manifest(split="train", image_size_hw=SIZE_HW, num_views=4, shards=tuple(entries))
+    records.write_manifest(folder, manifest)
+    return manifest
+
+
+def assert_same_run(a, b):
+    assert (a.sequence, a.split, a.jpegs, a.rig.cameras.model) == (b.sequence, b.split, b.jpegs, b.rig.cameras.model)
+    for x, y in zip(jax.tree.leaves(a.rig), jax.tree.leaves(b.rig), strict=True):
+        np.testing.assert_array_equal(x, y)
+        assert x.dtype == y.dtype
+    for name in ("frame_index", "T_world_headset", "joints_world_m", "joint_valid", "view_valid"):
+        np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+
+
+def test_round_trip():
+    run = make_run()
+    assert_same_run(records.decode(records.encode(run)), run)
+    assert records.encode(run) == records.encode(make_run())
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"joints_world_m": np.zeros((5, 25, 3), np.float32)}, "joints_world_m must be"),
+        ({"frame_index": np.array([0, 1, 2, 4, 5], np.int32)}, "frame_index has a gap"),
+        ({"jpegs": ()}, "jpegs must be 5 frames of 4 views"),
+        ({"jpegs": ((b"",) * 4,) * 5}, "frame 3 view 0 is marked valid but has no image"),
+    ],
+)
+def test_bad_runs_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(make_run(), **changes)
+
+
+def test_bad_bytes_are_refused():
+    data = records.encode(make_run())
+    with pytest.raises(ValueError, match="not a record"):
+        records.decode(data[: len(data) // 2])
+    fields = serialization.msgpack_restore(data)
+    with pytest.raises(ValueError, match=r"fields \['joint_valid'\]"):
+        records.decode(serialization.msgpack_serialize({k: v for k, v in fields.items() if k != "joint_valid"}))
+    with pytest.raises(ValueError, match="version 99"):
+        records.decode(serialization.msgpack_serialize({**fields, "version": 99}))
+
+
+def test_bad_images_become_invalid_views(bomb_jpeg):
+    run = make_run()
+    other_size = images.encode_grey(np.zeros((16, 16), np.uint8))
+    jpegs = [list(frame) for frame in run.jpegs]
+    jpegs[1][0] = bomb_jpeg
+    jpegs[2][1] = jpegs[2][1][: len(jpegs[2][1]) // 2]
+    jpegs[3][2] = other_size
+    jpegs[4][3] = b""
+    view_valid = run.view_valid.copy()
+    view_valid[4, 3] = False
+    run = dataclasses.replace(run, jpegs=tuple(map(tuple, jpegs)), view_valid=view_valid)
+    pictures, valid = records.decode_images(run, 1, 5)
+    assert pictures.shape == (4, 4, *SIZE_HW) and pictures.dtype == np.uint8
+    np.testing.assert_array_equal(valid, ~np.eye(4, dtype=bool))
+    assert not pictures[~valid].any()
+    means = pictures.mean(axis=(2, 3))[valid]
+    expected = (20 * np.arange(4)[None] + np.arange(1, 5)[:, None])[valid]
+    assert np.abs(means - expected).max() < 1.5
+
+
+def test_reading_by_index(tmp_path):
+    manifest = write_split(tmp_path)
+    split = records.open_records(tmp_path)
+    assert (len(split), split.num_frames, split.image_size_hw, split.num_views) == (3, 9, SIZE_HW, 4)
+    assert [(e.sequence, e.first_frame, e.num_frames) for e in split.entries] == [
+        ("s0", 0, 3),
+        ("s0", 100, 2),
+        ("s1", 0, 4),
+    ]
+    assert_same_run(split[1], make_run(2, first=100, sequence="s0"))
+    assert_same_run(pickle.loads(pickle.dumps(split))[2], make_run(4, first=0, sequence="s1"))
+    assert records.verify(tmp_path) == manifest
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_same_runs_give_same_bytes(tmp_path):
+    first = records.write_shard(tmp_path / "a.arrayrecord", [make_run(3), make_run(2)])
+    second = records.write_shard(tmp_path / "b.arrayrecord", [make_run(3), make_run(2)])
+    assert first.sha256 == second.sha256
+
+
+def test_half_written_shard(tmp_path):
+    manifest = write_split(tmp_path)
+    path = tmp_path / "s1.arrayrecord"
+    whole = path.read_bytes()
+    for content in (b"", whole[: len(whole) // 2]):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=rf"s1\.arrayrecord: {len(content)} bytes, the manifest says {len(whole)}"):
+            records.open_records(tmp_path)
+    path.unlink()
+    with pytest.raises(ValueError, match="shard is missing"):
+        records.open_records(tmp_path)
+    # A 0-byte file opens as an empty one: sizes must be compared.
+    path.write_bytes(b"")
+    reader = array_record_module.ArrayRecordReader(str(path))
+    assert reader.num_records() == 0
+    with pytest.raises(RuntimeError, match="at least 64KB"):
+        reader.close()
+    damaged = bytearray(whole)
+    damaged[len(whole) // 2] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(
+        ValueError, match=r"s1.arrayrecord: sha256 is .* the manifest says " + manifest.shards[1].sha256
+    ):
+        records.verify(tmp_path)
+
+
+def test_killed_writer_leaves_no_shard(tmp_path):
+    def runs():
+        yield make_run()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        records.write_shard(tmp_path / "s0.arrayrecord", runs())
+    assert not (tmp_path / "s0.arrayrecord").exists()
+
+
+def test_unfinished_or_empty_directory(tmp_path):
+    with pytest.raises(ValueError, match=r"no manifest\.json; the data is missing or its conversion unfinished"):
+        records.open_records(tmp_path)
+    write_split(tmp_path / "train")
+    with pytest.raises(ValueError, match=r"no manifest\.json here, but in train"):
+        records.open_records(tmp_path)
+    records.write_manifest(tmp_path, records.Manifest(split="test", image_size_hw=SIZE_HW, num_views=4, shards=()))
+    with pytest.raises(ValueError, match="split 'test' holds no records"):
+        records.open_records(tmp_path)
+    with pytest.raises(ValueError, match="a shard needs at least one record"):
+        records.write_shard(tmp_path / "x.arrayrecord", [])
+
+
+def test_manifest_is_strict(tmp_path):
+    write_split(tmp_path)
+    path = tmp_path / records.MANIFEST_NAME
+    content = json.loads(path.read_text())
+    content["shards"][0]["file"] = "../s0.arrayrecord"
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"shards\[0\].*not a plain file name"):
+        records.open_records(tmp_path)
+    path.write_text("{")
+    with pytest.raises(ValueError, match=r"manifest.json: not JSON"):
+        records.open_records(tmp_path)
