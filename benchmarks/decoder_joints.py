@@ -1,0 +1,116 @@
+"""Cost of decoding 26 against 260 keypoints, on one thread.
+
+Command:  python benchmarks/decoder_joints.py [--frames 16] [--repeats 200]
+
+Prints, for each part of the model, time and FLOPs for both numbers of joints and their ratios. `decoders` are the two
+decoders: their token does not know how many joints there are. Around them, `after the encoder` adds what must grow: the
+projection of every keypoint into every view and the last layers of the heads. `whole frame` adds ResNet-18 on four
+256x256 images. Calls of both sizes alternate, so that other load on the machine meets both alike; times are medians,
+and the ratio is the median of the ratios of neighbouring calls.
+"""
+
+import os
+
+os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import argparse
+import time
+
+import jax
+import numpy as np
+
+from epfv2_jax.geometry import cameras
+from epfv2_jax.models import epfv2
+from epfv2_jax.models.attention import position_code_2d
+from epfv2_jax.structs import Frames, Rig
+
+JOINTS = (26, 260)
+SIZE = 256
+
+
+def make_frames(num_frames: int) -> Frames:
+    """Returns one clip of random images from four fisheye cameras."""
+    rng = np.random.default_rng(0)
+    camera = cameras.fisheye62(
+        focal_px=80.0, center_px=(127.5, 127.5), k=[0.05, 0, 0, 0, 0, 0], p=(0, 0), size_px=(SIZE, SIZE)
+    )
+    T_cam_headset = np.tile(np.diag([-1.0, 1.0, -1.0, 1.0]).astype(np.float32), (4, 1, 1))
+    rig = jax.tree.map(lambda x: x[None], Rig(cameras=cameras.stack([camera] * 4), T_cam_headset=T_cam_headset))
+    return Frames(
+        images=rng.integers(0, 255, (1, num_frames, 4, SIZE, SIZE), np.uint8),
+        rig=rig,
+        T_world_headset=np.tile(np.eye(4, dtype=np.float32), (1, num_frames, 1, 1)),
+        view_valid=np.ones((1, num_frames, 4), bool),
+        frame_valid=np.ones((1, num_frames), bool),
+        frame_gap=np.ones((1, num_frames), np.int32),
+    )
+
+
+def run_decoders(module: epfv2.EPFv2, features, token, conditioning, frames: Frames, state: epfv2.StreamState):
+    """Returns the token after both decoders, with token and conditioning given."""
+    B, T, V, h, w, C = features.shape
+    values = features.reshape(B, T, V, h * w, C)
+    keys = values + np.broadcast_to(position_code_2d(h, w, C), values.shape)
+    masks = (frames.view_valid, frames.frame_valid, frames.frame_gap)
+    token, _ = module.proposal_decoder(token, keys, values, None, *masks, state.caches[:1])
+    token, _ = module.refinement_decoder(token, keys, values, conditioning, *masks, state.caches[1:])
+    return token
+
+
+def programs(num_joints: int, num_frames: int) -> dict[str, tuple]:
+    """Returns name -> (compiled function, arguments) for a model with this many keypoints."""
+    model = epfv2.EPFv2(epfv2.ModelConfig(body="keypoints", num_joints=num_joints))
+    frames = make_frames(num_frames)
+    variables = jax.jit(model.init)(jax.random.key(0), make_frames(1))
+    state = epfv2.initial_state(model.config, 1)
+    rng = np.random.default_rng(1)
+    features = rng.normal(size=(1, num_frames, 4, SIZE // 32, SIZE // 32, 128)).astype(np.float32)
+    token = rng.normal(size=(1, num_frames, 128)).astype(np.float32)
+    conditioning = rng.normal(size=(1, num_frames, 4, 128)).astype(np.float32)
+    blind = frames.replace(images=frames.images[..., :1, :1])
+
+    def decoders(v, *args):
+        return model.apply(v, *args, method=run_decoders)
+
+    def after_encoder(v, *args):
+        return model.apply(v, *args, method="decode")
+
+    def whole(v, *args):
+        return model.apply(v, *args, method="step")
+
+    calls = {
+        "decoders": (decoders, (variables, features, token, conditioning, blind, state)),
+        "after the encoder": (after_encoder, (variables, features, blind, state)),
+        "whole frame": (whole, (variables, frames, state)),
+    }
+    return {name: (jax.jit(f).lower(*args).compile(), jax.device_put(args)) for name, (f, args) in calls.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--frames", type=int, default=16, help="frames of a clip; 1 is streaming")
+    parser.add_argument("--repeats", type=int, default=200)
+    args = parser.parse_args()
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    sizes = [programs(n, args.frames) for n in JOINTS]
+    print(f"{args.frames} frames a call, four views, one thread; per frame:")
+    print(f"{'':18s} {'26 joints':>12s} {'260 joints':>12s} {'time ratio':>11s} {'FLOP ratio':>11s}")
+    for name in sizes[0]:
+        repeats = max(5, args.repeats // 40) if name == "whole frame" else args.repeats
+        times = np.zeros((repeats, len(JOINTS)))
+        for i in range(-2, repeats):
+            for n, size in enumerate(sizes):
+                compiled, inputs = size[name]
+                start = time.perf_counter()
+                jax.block_until_ready(compiled(*inputs))
+                if i >= 0:
+                    times[i, n] = time.perf_counter() - start
+        few, many = np.median(times, axis=0) / args.frames * 1e6
+        ratio = np.median(times[:, 1] / times[:, 0])
+        flops = [size[name][0].cost_analysis()["flops"] for size in sizes]
+        print(f"{name:18s} {few:9.0f} us {many:9.0f} us {ratio:11.3f} {flops[1] / flops[0]:11.3f}")
+
+
+if __name__ == "__main__":
+    main()

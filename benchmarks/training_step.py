@@ -1,0 +1,101 @@
+"""Time of a training step's forward and backward pass against those of the encoder alone, on one thread.
+
+Command:  python benchmarks/training_step.py [--frames 4] [--size 256] [--encoder resnet18] [--repeats 10] [--remat]
+
+Both see the same images (batch 1, four views), in training mode with batch statistics. Calls alternate, so that other
+load on the machine meets both alike; the ratio is the median of the ratios of neighbouring calls.
+"""
+
+import os
+
+os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import argparse
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from epfv2_jax import losses
+from epfv2_jax.geometry import cameras
+from epfv2_jax.models import epfv2
+from epfv2_jax.models.body import rest_joints_headset_m
+from epfv2_jax.models.encoders import ENCODERS
+from epfv2_jax.structs import Batch, Frames, Rig, Targets
+
+
+def make_batch(num_frames: int, size: int) -> Batch:
+    """Returns one clip of random images from four fisheye cameras, with the rest pose as the truth."""
+    rng = np.random.default_rng(0)
+    center = (size - 1) / 2
+    camera = cameras.fisheye62(
+        focal_px=size / 3.2, center_px=(center, center), k=[0.05, 0, 0, 0, 0, 0], p=(0, 0), size_px=(size, size)
+    )
+    T_cam_headset = np.tile(np.diag([-1.0, 1.0, -1.0, 1.0]).astype(np.float32), (4, 1, 1))
+    rig = jax.tree.map(lambda x: x[None], Rig(cameras=cameras.stack([camera] * 4), T_cam_headset=T_cam_headset))
+    frames = Frames(
+        images=rng.uniform(size=(1, num_frames, 4, size, size)).astype(np.float32),
+        rig=rig,
+        T_world_headset=np.tile(np.eye(4, dtype=np.float32), (1, num_frames, 1, 1)),
+        view_valid=np.ones((1, num_frames, 4), bool),
+        frame_valid=np.ones((1, num_frames), bool),
+        frame_gap=np.ones((1, num_frames), np.int32),
+    )
+    joints = np.broadcast_to(rest_joints_headset_m(), (1, num_frames, 26, 3))
+    targets = Targets(joints_headset_m=joints, joint_valid=np.ones(joints.shape[:-1], bool))
+    return Batch(frames=frames, targets=targets, clip_id=np.zeros(1, np.int32))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--frames", type=int, default=4)
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--encoder", default="resnet18", choices=sorted(ENCODERS))
+    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--remat", action="store_true")
+    args = parser.parse_args()
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+
+    batch = make_batch(args.frames, args.size)
+    model = epfv2.EPFv2(epfv2.ModelConfig(encoder=args.encoder, remat=args.remat))
+    encoder = ENCODERS[args.encoder](remat=args.remat)
+    variables = jax.jit(model.init)(jax.random.key(0), batch.frames)
+    images = jnp.asarray(batch.frames.images).reshape(-1, args.size, args.size, 1)
+    encoder_variables = {name: variables[name]["encoder"] for name in ("params", "batch_stats")}
+
+    def model_loss(params, batch):
+        predictions, updated = model.apply({**variables, "params": params}, batch.frames, True, mutable=["batch_stats"])
+        loss, _ = losses.pose_loss(predictions, batch, 0.5, losses.LossConfig())
+        return loss, updated
+
+    def encoder_loss(params, images):
+        features, updated = encoder.apply(
+            {**encoder_variables, "params": params}, images, True, mutable=["batch_stats"]
+        )
+        return jnp.square(features).mean(), updated
+
+    model_step = jax.jit(jax.value_and_grad(model_loss, has_aux=True))
+    encoder_step = jax.jit(jax.value_and_grad(encoder_loss, has_aux=True))
+    batch = jax.device_put(batch)
+    times = np.zeros((args.repeats, 2))
+    for i in range(-1, args.repeats):
+        for n, call in enumerate(
+            (
+                lambda: model_step(variables["params"], batch),
+                lambda: encoder_step(encoder_variables["params"], images),
+            )
+        ):
+            start = time.perf_counter()
+            jax.block_until_ready(call())
+            if i >= 0:
+                times[i, n] = time.perf_counter() - start
+    step_ms, encoder_ms = np.median(times, axis=0) * 1e3
+    print(f"{args.encoder}, {args.frames} frames x 4 views of {args.size}x{args.size}, one thread")
+    print(f"whole model {step_ms:.0f} ms, encoder alone {encoder_ms:.0f} ms")
+    print(f"ratio {np.median(times[:, 0] / times[:, 1]):.3f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""Body representations: what the heads' numbers mean. Parameters are residuals on a rest pose; zeros are that pose."""
+
+import dataclasses
+from typing import Protocol
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from epfv2_jax.geometry import kinematics, rotations, skeleton
+from epfv2_jax.structs import BodyParameters
+
+_NUM_INNER = len(skeleton.INNER_JOINTS)
+# Where joint j's rotation lies among those of the inner joints; leaves share a last, constant one.
+_INNER_SLOT = np.asarray(
+    [skeleton.INNER_JOINTS.index(j) if j in skeleton.INNER_JOINTS else _NUM_INNER for j in range(skeleton.NUM_JOINTS)]
+)
+_IDENTITY_6D = np.asarray([1, 0, 0, 0, 1, 0], np.float32)
+# A bone is at most this factor longer or shorter than in the rest pose (our choice).
+_MAX_BONE_SCALE = 2.0
+
+
+class Body(Protocol):
+    """A body representation."""
+
+    @property
+    def num_parameters(self) -> int:
+        """Numbers that a head predicts for a pose."""
+
+    def joints(self, parameters: jax.Array) -> tuple[jax.Array, BodyParameters | None]:
+        """Returns joints (..., J, 3) in the headset frame, metres, and the body behind them, of (..., parameters)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class KeypointBody:
+    """Free keypoints: parameters are offsets from the rest pose, metres.
+
+    For another number of joints than the skeleton's, the rest pose is repeated.
+    """
+
+    num_joints: int
+
+    @property
+    def num_parameters(self) -> int:
+        return 3 * self.num_joints
+
+    def joints(self, parameters: jax.Array) -> tuple[jax.Array, BodyParameters | None]:
+        chex.assert_axis_dimension(parameters, -1, self.num_parameters)
+        rest = np.resize(rest_joints_headset_m(), (self.num_joints, 3))
+        offsets = parameters.reshape(*parameters.shape[:-1], self.num_joints, 3)
+        return offsets + jnp.broadcast_to(rest, offsets.shape), None
+
+
+@dataclasses.dataclass(frozen=True)
+class ParametricBody:
+    """Forward kinematics of a root pose in the headset frame, local joint rotations and bone scales.
+
+    Parameters, in order: root position (3, metres), root rotation and the rotations of the joints that have children
+    (6 each, rot6D), bone log scales (J). Rotations are residuals on the identity's rot6D, position and scales on the
+    rest pose. The log scales saturate smoothly, so that no step of training can blow a bone up.
+    """
+
+    num_joints: int = skeleton.NUM_JOINTS
+
+    def __post_init__(self):
+        if self.num_joints != skeleton.NUM_JOINTS:
+            raise ValueError(
+                f"the parametric body has {skeleton.NUM_JOINTS} joints, not {self.num_joints}; use body='keypoints'"
+            )
+
+    @property
+    def num_parameters(self) -> int:
+        return 3 + 6 * (1 + _NUM_INNER) + self.num_joints
+
+    def joints(self, parameters: jax.Array) -> tuple[jax.Array, BodyParameters | None]:
+        chex.assert_axis_dimension(parameters, -1, self.num_parameters)
+        lead = parameters.shape[:-1]
+        position, turns, log_scales = jnp.split(parameters, (3, 9 + 6 * _NUM_INNER), axis=-1)
+        turns = turns.reshape(*lead, 1 + _NUM_INNER, 6)
+        matrices = rotations.rot6d_to_matrix(turns + jnp.broadcast_to(_IDENTITY_6D, turns.shape))
+        identity = jnp.broadcast_to(jnp.eye(3, dtype=matrices.dtype), (*lead, 1, 3, 3))
+        limit = float(np.log(_MAX_BONE_SCALE))
+        body = BodyParameters(
+            root_rotation=matrices[..., 0, :, :],
+            root_position_m=position + jnp.broadcast_to(jnp.asarray(skeleton.REST_ROOT_HEADSET_M), position.shape),
+            joint_rotations=jnp.concatenate([matrices[..., 1:, :, :], identity], axis=-3)[..., _INNER_SLOT, :, :],
+            bone_scales=jnp.exp(limit * jnp.tanh(log_scales / limit)),
+        )
+        return joints_of(body), body
+
+
+#: Body representations by the name that a recipe gives.
+BODIES: dict[str, type[Body]] = {"keypoints": KeypointBody, "parametric": ParametricBody}
+
+
+def joints_of(body: BodyParameters) -> jax.Array:
+    """Returns the joints (..., J, 3) of a body in the headset frame, metres."""
+    # One leading axis: XLA (CPU, jaxlib 0.10.2) miscompiles the small batched products under several.
+    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[body.bone_scales.ndim - 1 :]), body)
+    joints = kinematics.forward_kinematics(
+        flat.root_rotation, flat.root_position_m, flat.joint_rotations, kinematics.joint_offsets(flat.bone_scales)
+    )
+    return joints.reshape(*body.bone_scales.shape, 3)
+
+
+def rest_joints_headset_m() -> np.ndarray:
+    """Returns the joints (J, 3) of the rest pose, a T-pose below an upright headset, in the headset frame, metres."""
+    joints = np.zeros((skeleton.NUM_JOINTS, 3), np.float32)
+    for level in skeleton.DEPTH_LEVELS:
+        for j in level:
+            parent = skeleton.PARENTS[j]
+            origin = np.asarray(skeleton.REST_ROOT_HEADSET_M, np.float32) if parent < 0 else joints[parent]
+            joints[j] = origin + np.asarray(skeleton.REST_OFFSETS_M[j], np.float32)
+    return joints
