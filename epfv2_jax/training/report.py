@@ -1,0 +1,61 @@
+"""What a run writes down: metrics as JSON lines, optionally TensorBoard, and the list of skipped steps."""
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+
+class RunLog:
+    """Appends to `metrics.jsonl` and `skipped.jsonl` in a run's directory; a resumed run repeats no line."""
+
+    def __init__(self, directory: str | pathlib.Path, start_step: int, tensorboard: bool = False):
+        """Opens the log; lines of steps after `start_step`, left by a run that was cut off, are dropped."""
+        self._directory = pathlib.Path(directory)
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self._writer = None
+        for name in ("metrics.jsonl", "skipped.jsonl"):
+            _drop_after(self._directory / name, start_step)
+        if tensorboard:
+            try:
+                import tensorboardX
+            except ImportError as error:
+                raise ValueError(
+                    "training.tensorboard = True needs the extra: pip install 'epfv2_jax[tensorboard]'"
+                ) from error
+            self._writer = tensorboardX.SummaryWriter(str(self._directory / "tensorboard"), purge_step=start_step)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes one line of metrics."""
+        self._append("metrics.jsonl", {"step": step, **values})
+        if self._writer is not None:
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, step)
+
+    def skipped(self, step: int, clips: list[str]) -> None:
+        """Writes down that `step` was skipped and the clips that were in its batch."""
+        self._append("skipped.jsonl", {"step": step, "clips": clips})
+
+    def close(self) -> None:
+        """Flushes and closes TensorBoard."""
+        if self._writer is not None:
+            self._writer.close()
+
+    def _append(self, name: str, line: Mapping[str, Any]) -> None:
+        with (self._directory / name).open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def _drop_after(path: pathlib.Path, step: int) -> None:
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except json.JSONDecodeError:
+            continue  # the line that was being written when the run was killed
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(kept))
+    temporary.replace(path)

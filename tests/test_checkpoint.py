@@ -1,0 +1,88 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from pose_fakes import fake_batch
+
+from epfv2_jax import checkpoint
+from epfv2_jax.core import config as config_lib
+from epfv2_jax.models import epfv2
+
+MODEL_CONFIG = epfv2.ModelConfig(encoder="small", width=16, heads=2, ffn_width=32, head_width=32, window=4)
+EXPERIMENT = {"model": config_lib.to_mapping(MODEL_CONFIG), "seed": 0, "optimizer": {"learning_rate": 0.1}}
+
+
+@pytest.fixture(scope="module")
+def variables():
+    frames = fake_batch(B=1, T=2, image_hw=(16, 16)).frames
+    return jax.jit(epfv2.EPFv2(MODEL_CONFIG).init)(jax.random.key(0), frames)
+
+
+def state_at(step):
+    return {"step": jnp.asarray(step), "w": jnp.arange(12.0).reshape(3, 4) + step}
+
+
+def abstract(state):
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
+
+
+def test_restores_the_newest_state_with_its_position(tmp_path, variables):
+    writer = checkpoint.CheckpointWriter(tmp_path, EXPERIMENT)
+    for step in (1, 2, 3):
+        writer.save(step, state_at(step), variables, {"next_step": step})
+    writer.close()
+    reopened = checkpoint.CheckpointWriter(tmp_path, EXPERIMENT)
+    state, meta = reopened.restore(abstract(state_at(0)))
+    reopened.close()
+    assert meta["position"] == {"next_step": 3}
+    jax.tree.map(np.testing.assert_array_equal, state, state_at(3))
+
+
+def test_another_configuration_is_refused_by_key(tmp_path, variables):
+    writer = checkpoint.CheckpointWriter(tmp_path, EXPERIMENT)
+    writer.save(1, state_at(1), variables, {"next_step": 1})
+    writer.close()
+    other = checkpoint.CheckpointWriter(tmp_path, {**EXPERIMENT, "optimizer": {"learning_rate": 0.2}})
+    with pytest.raises(ValueError, match=r"optimizer\.learning_rate: checkpoint 0\.1, now 0\.2.*output_dir"):
+        other.restore(abstract(state_at(0)))
+    other.close()
+
+
+def test_best_is_kept_and_preferred_and_survives_a_restart(tmp_path, variables):
+    marked = jax.tree.map(lambda leaf: leaf + 1, variables)
+    writer = checkpoint.CheckpointWriter(tmp_path, EXPERIMENT)
+    assert writer.save_if_best(1, variables, 5.0, {"mpjpe_cm": 5.0})
+    assert writer.save_if_best(2, marked, 4.0, {"mpjpe_cm": 4.0})
+    assert not writer.save_if_best(3, variables, 4.5, {"mpjpe_cm": 4.5})
+    assert not writer.save_if_best(3, variables, float("nan"), {})
+    writer.save(3, state_at(3), variables, {"next_step": 3})
+    writer.close()
+
+    again = checkpoint.CheckpointWriter(tmp_path, EXPERIMENT)
+    assert not again.save_if_best(4, variables, 4.2, {"mpjpe_cm": 4.2})
+    again.close()
+    model, loaded, meta = checkpoint.load_model(tmp_path)
+    assert (meta["kind"], meta["step"], meta["metrics"]) == ("best", 2, {"mpjpe_cm": 4.0})
+    assert model.config == MODEL_CONFIG
+    jax.tree.map(np.testing.assert_array_equal, loaded, jax.device_get(marked))
+
+
+def test_loaded_model_needs_nothing_else_and_predicts_the_same(tmp_path, variables):
+    frames = fake_batch(B=1, T=2, image_hw=(16, 16)).frames
+    writer = checkpoint.CheckpointWriter(tmp_path, EXPERIMENT)
+    writer.save(1, state_at(1), variables, {"next_step": 1})
+    writer.close()
+    model, loaded, _ = checkpoint.load_model(tmp_path)
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(loaded))
+    expected = epfv2.EPFv2(MODEL_CONFIG).apply(variables, frames)
+    found = model.apply(loaded, frames)
+    np.testing.assert_array_equal(found.joints_headset_m, expected.joints_headset_m)
+
+
+def test_empty_directory_is_a_clear_error(tmp_path):
+    with pytest.raises(ValueError, match=r"no checkpoint here .*give the directory"):
+        checkpoint.load_model(tmp_path)
+
+
+def test_differing_keys_are_dotted():
+    assert checkpoint.differing_keys({"a": {"b": 1}, "c": 2}, {"a": {"b": 3}, "c": 2}) == [("a.b", 1, 3)]
