@@ -1,0 +1,283 @@
+"""The only factory: from an experiment's configuration to data, model, optimizer and a run.
+
+A recipe in `configs/` fills an `ExperimentConfig`. To fork: give another encoder its line in `models/encoders`, another
+loss or data set its place here.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import tqdm
+
+from epfv2_jax import checkpoint, evaluation, losses, metrics, structs
+from epfv2_jax.core import config as config_lib
+from epfv2_jax.data import augment as augment_lib
+from epfv2_jax.data import conversion as conversion_lib
+from epfv2_jax.data import pipeline, records
+from epfv2_jax.data.synthetic import writer
+from epfv2_jax.models import epfv2
+from epfv2_jax.training import loop as loop_lib
+from epfv2_jax.training import optim, sharding
+from epfv2_jax.training import state as state_lib
+from epfv2_jax.training import step as step_lib
+from epfv2_jax.viz import report
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DatasetConfig:
+    """Where the clips come from.
+
+    `directory` holds the converted data set. Where it is absent it is made: from the released zips in
+    `source_directory`, which are themselves made first where `synthetic` is given and they are absent.
+    """
+
+    directory: str
+    source_directory: str | None = None
+    synthetic: writer.SyntheticConfig | None = None
+    conversion: conversion_lib.ConversionConfig = conversion_lib.ConversionConfig()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """How a model is scored."""
+
+    clip_frames: int = 64  # frames streamed from an empty cache; longer than the window
+    batch_size: int = 4  # clips
+    validation_split: str = "validation"
+    validation_clips: int = 64  # at most, in evaluations during training, spread evenly over the split; 0: all
+    test_split: str = "test"
+    pictures: int = 8  # worst frames drawn after the final evaluation
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExperimentConfig:
+    """One run, whole. It is saved with every checkpoint."""
+
+    output_dir: str
+    seed: int = 0
+    dataset: DatasetConfig
+    data: pipeline.DataConfig
+    augment: augment_lib.AugmentConfig = augment_lib.AugmentConfig()
+    model: epfv2.ModelConfig = epfv2.ModelConfig()
+    loss: losses.LossConfig = losses.LossConfig()
+    optimizer: optim.OptimizerConfig = optim.OptimizerConfig()
+    step: step_lib.StepConfig
+    loop: loop_lib.LoopConfig = loop_lib.LoopConfig()
+    mesh: sharding.MeshConfig = sharding.MeshConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trainable:
+    """What the training loop runs, built from a configuration on a mesh."""
+
+    model: epfv2.EPFv2
+    key: jax.Array  # root key of the run
+    step_fn: Callable
+    initial_state: Callable[[], state_lib.TrainState]
+    abstract_state: state_lib.TrainState  # shapes, dtypes and today's shardings, for restoring
+
+
+def parse(mapping: Mapping[str, Any]) -> ExperimentConfig:
+    """Returns the validated configuration of a recipe (nested plain mapping).
+
+    Raises:
+      ValueError: an unknown key, a wrong type or an impossible value; the message starts with the dotted key.
+    """
+    return config_lib.from_mapping(ExperimentConfig, mapping)
+
+
+def prepare_data(config: DatasetConfig) -> None:
+    """Makes the data set as far as it is absent: synthesizes zips, converts them. Both resume what was begun.
+
+    Raises:
+      ValueError: the data set is absent and there is nothing to make it from, or it was made with another config.
+    """
+    if config.synthetic is not None:
+        writer.write_dataset(config.synthetic, config.source_directory)
+    if config.source_directory is None or not pathlib.Path(config.source_directory).exists():
+        if not pathlib.Path(config.directory).exists():
+            raise ValueError(
+                f"dataset.directory {config.directory} does not exist, nor do zips to convert "
+                f"(dataset.source_directory {config.source_directory}); download the data set or correct the paths"
+            )
+        return
+    with tqdm.tqdm(desc="convert", unit="sequence") as bar:
+
+        def progress(done: int, total: int, report: conversion_lib.SequenceReport) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+            if report.quarantined is not None:
+                bar.write(f"{report.split}/{report.sequence} left out: {report.quarantined}")
+
+        conversion_lib.convert(config.source_directory, config.directory, config.conversion, progress=progress)
+
+
+def open_split(config: DatasetConfig, split: str) -> records.Records:
+    """Returns the records of one split of the data set."""
+    return records.open_records(pathlib.Path(config.directory) / split)
+
+
+def build_trainable(config: ExperimentConfig, mesh: jax.sharding.Mesh, frames: structs.Frames) -> Trainable:
+    """Returns model, compiled step and state on `mesh`; `frames` of one batch give the shapes."""
+    model = epfv2.EPFv2(config.model)
+    optimizer = optim.make_optimizer(config.optimizer, config.step.steps)
+    init_key, key = jax.random.split(jax.random.key(config.seed))
+    one = jax.tree.map(lambda leaf: leaf[:1], frames)
+    create = functools.partial(state_lib.create_state, init_key, model, optimizer, one)
+    shapes = jax.eval_shape(create)
+    shardings = sharding.state_sharding(shapes, mesh, config.mesh)
+    return Trainable(
+        model=model,
+        key=key,
+        step_fn=step_lib.compile_step(
+            mesh,
+            shardings,
+            model=model,
+            optimizer=optimizer,
+            config=config.step,
+            loss_config=config.loss,
+            augment_config=config.augment,
+        ),
+        initial_state=jax.jit(create, out_shardings=shardings),
+        abstract_state=jax.tree.map(
+            lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s), shapes, shardings
+        ),
+    )
+
+
+def checkpoint_dir(config: ExperimentConfig) -> pathlib.Path:
+    """Returns where a run keeps its checkpoints."""
+    return pathlib.Path(config.output_dir) / "checkpoints"
+
+
+def train(config: ExperimentConfig) -> None:
+    """Trains to the last step, from the newest checkpoint where there is one; logs, evaluates and saves on the way.
+
+    Raises:
+      ValueError: the data is not there, the batch does not divide over the devices, or the checkpoint is of another
+        configuration.
+      NonFiniteError: too many steps in a row were not finite.
+    """
+    mesh = sharding.make_mesh(config.mesh)
+    sharding.check_batch_size(config.data.batch_size, config.step.accumulation, mesh)
+    output = pathlib.Path(config.output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    resolved = config_lib.to_mapping(config)
+    training, validation = (
+        open_split(config.dataset, s) for s in (config.data.split, config.evaluation.validation_split)
+    )
+    clips = pipeline.build_index(training, config.data.clip_frames)
+    example = next(pipeline.eval_batches(training, config.data.clip_frames, batch_size=1))
+    trainable = build_trainable(config, mesh, example.frames)
+
+    with contextlib.ExitStack() as stack:
+        checkpoints = stack.enter_context(
+            contextlib.closing(checkpoint.CheckpointWriter(checkpoint_dir(config), resolved))
+        )
+        if checkpoints.latest_step() is None:
+            state = trainable.initial_state()
+            records.write_json(output / "config.json", resolved)
+        else:
+            state, _ = checkpoints.restore(trainable.abstract_state)
+        batches = pipeline.train_batches(
+            training,
+            config.data,
+            seed=config.seed,
+            start_step=int(state.step),
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        loop_lib.run(
+            state=state,
+            step_fn=trainable.step_fn,
+            batches=stack.enter_context(contextlib.closing(batches)),
+            key=trainable.key,
+            mesh=mesh,
+            steps=config.step.steps,
+            config=config.loop,
+            checkpoints=checkpoints,
+            evaluate=lambda variables: (
+                score(
+                    trainable.model,
+                    variables,
+                    validation,
+                    config.evaluation,
+                    max_clips=config.evaluation.validation_clips,
+                ).metrics
+            ),
+            describe_clip=clips.describe,
+            directory=output,
+        )
+
+
+def score(
+    model: epfv2.EPFv2,
+    variables: Any,
+    data: records.Records,
+    config: EvaluationConfig,
+    *,
+    max_clips: int = 0,
+    mean_pose_headset_m: np.ndarray | None = None,
+    pictures: int = 0,
+    degrees_of_freedom: float = 4.0,
+) -> evaluation.EvaluationResult:
+    """Returns the evaluation of `model` on the clips of `data` (at most `max_clips`, spread evenly; 0: all)."""
+    return evaluation.evaluate(
+        functools.partial(_predict, model, variables),
+        pipeline.eval_batches(data, config.clip_frames, batch_size=config.batch_size, max_clips=max_clips),
+        mean_pose_headset_m,
+        keep_worst=pictures,
+        keep_typical=pictures // 2,
+        degrees_of_freedom=degrees_of_freedom,
+    )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _predict(model: epfv2.EPFv2, variables: Any, frames: structs.Frames) -> structs.Predictions:
+    return model.apply(variables, frames, train=False)
+
+
+def evaluate(
+    checkpoint_directory: str | pathlib.Path,
+    data_directory: str | pathlib.Path,
+    output: str | pathlib.Path,
+    split: str | None = None,
+) -> evaluation.EvaluationResult:
+    """Returns the scores of a checkpoint on a split beside the mean-pose baseline; writes JSON, pictures and a report.
+
+    The mean pose is taken from the training split of the same data set.
+    """
+    model, variables, meta = checkpoint.load_model(checkpoint_directory)
+    config = parse(meta["experiment"])
+    dataset = dataclasses.replace(config.dataset, directory=str(data_directory))
+    split = split or config.evaluation.test_split
+    training = open_split(dataset, config.data.split)
+    mean_pose = metrics.mean_pose(pipeline.eval_batches(training, config.data.clip_frames, images=False))
+    data = open_split(dataset, split)
+    result = score(
+        model,
+        variables,
+        data,
+        config.evaluation,
+        mean_pose_headset_m=mean_pose,
+        pictures=config.evaluation.pictures,
+        degrees_of_freedom=config.loss.nll_degrees_of_freedom,
+    )
+    output = pathlib.Path(output)
+    evaluation.write_json(result, output / "metrics.json", {"split": split, "step": meta["step"]})
+    clips = pipeline.build_index(data, config.evaluation.clip_frames)
+    report.write_report(
+        output,
+        result,
+        title=f"{split} split",
+        note=f"{meta['kind']} checkpoint, step {meta['step']}",
+        describe_clip=clips.describe,
+    )
+    return result
