@@ -96,12 +96,9 @@ BODIES: dict[str, type[Body]] = {"keypoints": KeypointBody, "parametric": Parame
 
 def joints_of(body: BodyParameters) -> jax.Array:
     """Returns the joints (..., J, 3) of a body in the headset frame, metres."""
-    # One leading axis: XLA (CPU, jaxlib 0.10.2) miscompiles the small batched products under several.
-    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[body.bone_scales.ndim - 1 :]), body)
-    joints = kinematics.forward_kinematics(
-        flat.root_rotation, flat.root_position_m, flat.joint_rotations, kinematics.joint_offsets(flat.bone_scales)
+    return kinematics.forward_kinematics(
+        body.root_rotation, body.root_position_m, body.joint_rotations, kinematics.joint_offsets(body.bone_scales)
     )
-    return joints.reshape(*body.bone_scales.shape, 3)
 
 
 def rest_joints_headset_m() -> np.ndarray:

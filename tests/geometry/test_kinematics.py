@@ -90,3 +90,11 @@ def _rebuild(body: kinematics.FittedBody) -> np.ndarray:
     return np.asarray(
         kinematics.forward_kinematics(body.root_rotation, body.root_position_m, body.joint_rotations, offsets)
     )
+
+
+def test_compiles_under_several_leading_axes():
+    arrays = _random_body(frames=6)
+    nested = [x.reshape(2, 3, *x.shape[1:]) for x in arrays]
+    many = jax.jit(kinematics.forward_kinematics)(*nested)
+    one = kinematics.forward_kinematics(*arrays)
+    np.testing.assert_allclose(many.reshape(one.shape), one, atol=1e-5)
