@@ -19,7 +19,9 @@ def main() -> None:
         help="sequences in each split; 0: none, or with motion files every part of them once",
     )
     parser.add_argument("--frames", type=int, default=default.frames, help="in a sequence, at 30 a second")
-    parser.add_argument("--image_width", type=int, default=default.image_width, help="of the images, pixels (native: 640)")
+    parser.add_argument(
+        "--image_width", type=int, default=default.image_width, help="of the images, pixels (native: 640)"
+    )
     parser.add_argument("--seed", type=int, default=default.seed)
     for split in ("train", "validation", "test"):
         parser.add_argument(

@@ -13,7 +13,7 @@ from epfv2_jax.geometry import cameras, kinematics, skeleton
 
 JOINT = {name: i for i, name in enumerate(skeleton.JOINT_NAMES)}
 CONFIG = writer.SyntheticConfig(
-    seed=3, train_sequences=2, validation_sequences=1, test_sequences=0, frames=6, image_width=40
+    seed=3, train_sequences=2, validation_sequences=1, test_sequences=0, frames=14, image_width=40
 )
 
 
@@ -203,13 +203,13 @@ def test_nearer_solids_hide_farther_ones(rig, rays):
 
 def test_distances_of_cones_agree_with_marching_along_the_ray():
     rng = np.random.default_rng(0)
-    start, end = rng.normal(0, 0.3, (2, 5, 3)) + [0, 0, 1.5]
+    start, end = rng.normal(0, 0.3, (2, 5, 3)) + np.array([0, 0, 1.5])
     radii = rng.uniform(0.05, 0.2, (5, 2))
     solids = jax.tree.map(
         lambda x: x[0],
         cones(*[(a, b, r[0], r[1], i) for i, (a, b, r) in enumerate(zip(start, end, radii, strict=True))]),
     )
-    direction = rng.normal(0, 0.25, (400, 3)) + [0, 0, 1]
+    direction = rng.normal(0, 0.25, (400, 3)) + np.array([0, 0, 1])
     direction /= np.linalg.norm(direction, axis=-1, keepdims=True)
     found, normal, tone = renderer._cones(jnp.zeros(3), jnp.asarray(direction.T, jnp.float32), solids)
 
@@ -284,7 +284,7 @@ def test_finished_sequences_are_kept_and_missing_ones_made(dataset, tmp_path):
 
 def test_other_settings_are_refused_in_the_same_directory(dataset):
     directory, _ = dataset
-    with pytest.raises(ValueError, match=r"made with frames = 6, asked for 7; give another directory"):
+    with pytest.raises(ValueError, match=r"made with frames = 14, asked for 7; give another directory"):
         writer.write_dataset(dataclasses.replace(CONFIG, frames=7), directory, progress=False)
 
 
