@@ -48,11 +48,11 @@ def get_config(variant: str = "full") -> ConfigDict:
         },
         "conversion": {"image_size_hw": (64, 64), "record_frames": 96, "poor_calibration": "keep"},
     }
-    config.data = {"clip_frames": 16, "batch_size": 12}
-    config.augment = {"noise": 0.0}  # the images hold sensor noise already
+    config.data = {"clip_frames": 16, "batch_size": 6}
+    config.augment = {"noise": 0.0, "blur_px": 0.0, "view_dropout": 0.0}  # the images hold sensor noise already
     config.model = {"encoder": "tiny", "window": 16, **VARIANTS[variant]}
     config.optimizer = {"learning_rate": 2e-3, "warmup_steps": 100}
-    config.step = {"steps": 1000, "ema_decay": 0.99}
-    config.loop = {"evaluate_every": 200, "checkpoint_every": 200}
+    config.step = {"steps": 2400, "ema_decay": 0.99}
+    config.loop = {"evaluate_every": 300, "checkpoint_every": 300}
     config.evaluation = {"clip_frames": 96}
     return config

@@ -87,23 +87,24 @@ def write_dataset(config: SyntheticConfig, directory: str | os.PathLike, progres
       ValueError: the directory holds sequences of other settings, or a motion file cannot be used.
     """
     directory = pathlib.Path(directory)
+    plan = [
+        (split, f"synthetic_{split}_{index:05d}", index, part)
+        for split in egobody3m.SPLITS
+        for index, part in enumerate(_parts(config, split))
+    ]
     _check_config(config, directory)
-    rig = renderer.scaled_rig(config.image_width)
-    rays = jax.tree.map(jnp.asarray, renderer.make_rays(rig))
-    plan = [(split, i, part) for split in egobody3m.SPLITS for i, part in enumerate(_parts(config, split))]
-    totals: collections.Counter[str] = collections.Counter()
+    missing = [step for step in plan if not _is_written(directory / step[0], step[1])]
+    totals = collections.Counter(sequences_made=len(missing), sequences_found=len(plan) - len(missing))
     start_s = time.perf_counter()
-    with tqdm.tqdm(plan, unit="sequence", desc="synthesize", disable=not progress) as bar:
-        for split, index, part in bar:
-            name = f"synthetic_{split}_{index:05d}"
-            folder = directory / split
-            if (folder / f"{name}.images.zip").is_file() and (folder / f"{name}.metadata.zip").is_file():
-                totals["sequences_found"] += 1
-                continue
-            folder.mkdir(parents=True, exist_ok=True)
-            totals += write_sequence(sample_sequence(config, split, index, part), rig, rays, folder, name)
-            totals["sequences_made"] += 1
-            bar.set_postfix(frames_per_s=f"{totals['frames'] / (time.perf_counter() - start_s):.0f}")
+    if missing:
+        rig = renderer.scaled_rig(config.image_width)
+        rays = jax.device_put(renderer.make_rays(rig))
+        with tqdm.tqdm(missing, unit="sequence", desc="synthesize", disable=not progress) as bar:
+            for split, name, index, part in bar:
+                (directory / split).mkdir(parents=True, exist_ok=True)
+                sequence = sample_sequence(config, split, index, part)
+                totals += write_sequence(sequence, rig, rays, directory / split, name)
+                bar.set_postfix(frames_per_s=f"{totals['frames'] / (time.perf_counter() - start_s):.0f}")
     return _figures(totals, time.perf_counter() - start_s)
 
 
@@ -283,6 +284,10 @@ def _check_config(config: SyntheticConfig, directory: pathlib.Path) -> None:
         return
     directory.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(now, indent=1) + "\n")
+
+
+def _is_written(folder: pathlib.Path, name: str) -> bool:
+    return (folder / f"{name}.images.zip").is_file() and (folder / f"{name}.metadata.zip").is_file()
 
 
 def _write_zip(path: pathlib.Path, members: list[tuple[str, bytes]], compression: int) -> None:
