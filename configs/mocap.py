@@ -52,7 +52,7 @@ def get_config(variant: str = "full") -> ConfigDict:
     config.augment = {"noise": 0.0, "blur_px": 0.0, "view_dropout": 0.0}  # the images hold sensor noise already
     config.model = {"encoder": "tiny", "window": 16, **VARIANTS[variant]}
     config.optimizer = {"learning_rate": 2e-3, "warmup_steps": 100}
-    config.step = {"steps": 2400, "ema_decay": 0.99}
+    config.step = {"steps": 3000, "ema_decay": 0.99}
     config.loop = {"evaluate_every": 300, "checkpoint_every": 300}
     config.evaluation = {"clip_frames": 96}
     return config

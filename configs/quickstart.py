@@ -14,13 +14,14 @@ def get_config() -> ConfigDict:
     config.dataset = {
         "directory": "data/quickstart/records",
         "source_directory": "data/quickstart/zips",
-        "synthetic": {"seed": 0, "train_sequences": 90, "validation_sequences": 4, "test_sequences": 10, "frames": 96},
-        "conversion": {"image_size_hw": (64, 64), "record_frames": 64},
+        "synthetic": {"seed": 0, "train_sequences": 240, "validation_sequences": 8, "test_sequences": 20, "frames": 48},
+        "conversion": {"image_size_hw": (64, 64), "record_frames": 48},
     }
-    config.data = {"clip_frames": 16, "batch_size": 12}
-    config.augment = {"noise": 0.0}  # the images hold sensor noise already
-    config.model = {"encoder": "tiny", "window": 16}
+    config.data = {"clip_frames": 8, "batch_size": 8}
+    config.augment = {"noise": 0.0, "blur_px": 0.0, "view_dropout": 0.0}  # the images hold sensor noise already
+    config.model = {"encoder": "tiny", "window": 8}
     config.optimizer = {"learning_rate": 2e-3, "warmup_steps": 50}
-    config.step = {"steps": 650, "ema_decay": 0.99}
-    config.loop = {"evaluate_every": 200, "checkpoint_every": 200}
+    config.step = {"steps": 1500, "ema_decay": 0.99}
+    config.loop = {"evaluate_every": 300, "checkpoint_every": 300}
+    config.evaluation = {"clip_frames": 48, "batch_size": 8}
     return config

@@ -1,4 +1,10 @@
-"""Body representations: what the heads' numbers mean. Parameters are residuals on a rest pose; zeros are that pose."""
+"""Body representations: what the heads' numbers mean. Parameters are residuals on a rest pose; zeros are that pose.
+
+They are read in the level frame: at the headset, with its heading, but upright (y opposite to gravity). A nod of the head
+then leaves the parameters of a standing body alone, which in the headset frame swing through half a metre at the feet.
+Joints leave here in the headset frame, as the paper has them; the level frame is our choice. Without the headset's pose
+(ablation 4) the level frame is the headset frame.
+"""
 
 import dataclasses
 from typing import Protocol
@@ -28,8 +34,13 @@ class Body(Protocol):
     def num_parameters(self) -> int:
         """Numbers that a head predicts for a pose."""
 
-    def joints(self, parameters: jax.Array) -> tuple[jax.Array, BodyParameters | None]:
-        """Returns joints (..., J, 3) in the headset frame, metres, and the body behind them, of (..., parameters)."""
+    def joints(self, parameters: jax.Array, R_headset_level: jax.Array) -> tuple[jax.Array, BodyParameters | None]:
+        """Returns joints (..., J, 3) in the headset frame, metres, and the body behind them.
+
+        Args:
+          parameters: (..., num_parameters), in the level frame.
+          R_headset_level: (..., 3, 3).
+        """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,16 +56,17 @@ class KeypointBody:
     def num_parameters(self) -> int:
         return 3 * self.num_joints
 
-    def joints(self, parameters: jax.Array) -> tuple[jax.Array, BodyParameters | None]:
+    def joints(self, parameters: jax.Array, R_headset_level: jax.Array) -> tuple[jax.Array, BodyParameters | None]:
         chex.assert_axis_dimension(parameters, -1, self.num_parameters)
         rest = np.resize(rest_joints_headset_m(), (self.num_joints, 3))
         offsets = parameters.reshape(*parameters.shape[:-1], self.num_joints, 3)
-        return offsets + jnp.broadcast_to(rest, offsets.shape), None
+        joints_level_m = offsets + jnp.broadcast_to(rest, offsets.shape)
+        return joints_level_m @ jnp.swapaxes(R_headset_level, -1, -2), None
 
 
 @dataclasses.dataclass(frozen=True)
 class ParametricBody:
-    """Forward kinematics of a root pose in the headset frame, local joint rotations and bone scales.
+    """Forward kinematics of a root pose, local joint rotations and bone scales.
 
     Parameters, in order: root position (3, metres), root rotation and the rotations of the joints that have children
     (6 each, rot6D), bone log scales (J). Rotations are residuals on the identity's rot6D, position and scales on the
@@ -73,17 +85,18 @@ class ParametricBody:
     def num_parameters(self) -> int:
         return 3 + 6 * (1 + _NUM_INNER) + self.num_joints
 
-    def joints(self, parameters: jax.Array) -> tuple[jax.Array, BodyParameters | None]:
+    def joints(self, parameters: jax.Array, R_headset_level: jax.Array) -> tuple[jax.Array, BodyParameters | None]:
         chex.assert_axis_dimension(parameters, -1, self.num_parameters)
         lead = parameters.shape[:-1]
         position, turns, log_scales = jnp.split(parameters, (3, 9 + 6 * _NUM_INNER), axis=-1)
         turns = turns.reshape(*lead, 1 + _NUM_INNER, 6)
         matrices = rotations.rot6d_to_matrix(turns + jnp.broadcast_to(_IDENTITY_6D, turns.shape))
         identity = jnp.broadcast_to(jnp.eye(3, dtype=matrices.dtype), (*lead, 1, 3, 3))
+        root_level_m = position + jnp.broadcast_to(jnp.asarray(skeleton.REST_ROOT_HEADSET_M), position.shape)
         limit = float(np.log(_MAX_BONE_SCALE))
         body = BodyParameters(
-            root_rotation=matrices[..., 0, :, :],
-            root_position_m=position + jnp.broadcast_to(jnp.asarray(skeleton.REST_ROOT_HEADSET_M), position.shape),
+            root_rotation=R_headset_level @ matrices[..., 0, :, :],
+            root_position_m=(R_headset_level @ root_level_m[..., None])[..., 0],
             joint_rotations=jnp.concatenate([matrices[..., 1:, :, :], identity], axis=-3)[..., _INNER_SLOT, :, :],
             bone_scales=jnp.exp(limit * jnp.tanh(log_scales / limit)),
         )

@@ -18,7 +18,7 @@ from epfv2_jax.models import heads
 from epfv2_jax.models.attention import position_code_2d
 from epfv2_jax.models.decoder import Decoder, TemporalBlock
 from epfv2_jax.models.encoders import ENCODERS
-from epfv2_jax.models.query import HEADSET_VECTOR_SIZE, QueryToken, headset_vector
+from epfv2_jax.models.query import HEADSET_VECTOR_SIZE, QueryToken, heading, headset_vector
 from epfv2_jax.models.temporal import KVCache, empty_cache
 from epfv2_jax.structs import Frames, Predictions, Rig
 
@@ -193,7 +193,8 @@ class EPFv2(nn.Module):
             caches[layers[0]] = new
         parameters = self.proposal_head(token)
         with jax.default_matmul_precision("highest"):
-            proposal_joints_m, _ = self.body.joints(parameters)
+            R_headset_level = self._level(frames.T_world_headset)
+            proposal_joints_m, _ = self.body.joints(parameters, R_headset_level)
 
         # No stop_gradient anywhere: the refinement teaches the proposal through projection, token and sum.
         conditioning = self._projection(proposal_joints_m, frames.rig) if self.config.projection_conditioning else None
@@ -201,7 +202,7 @@ class EPFv2(nn.Module):
         if new:
             caches[layers[1]] = new
         with jax.default_matmul_precision("highest"):
-            joints_m, body = self.body.joints(parameters + self.refinement_head(token))
+            joints_m, body = self.body.joints(parameters + self.refinement_head(token), R_headset_level)
         cholesky_m = None
         if self.config.uncertainty:
             raw = self.uncertainty_head(token).reshape(B, T, self.config.num_joints, 6)
@@ -230,6 +231,13 @@ class EPFv2(nn.Module):
         newest = frames.frame_valid.sum(axis=1, dtype=jnp.int32)[:, None, None, None]
         pose = jnp.take_along_axis(poses, newest, axis=1)[:, 0]
         return self.query(vector, (B, T)), state.replace(T_world_headset=pose, started=seen.any(axis=1))
+
+    def _level(self, T_world_headset: jax.Array) -> jax.Array:
+        """R_headset_level (B, T, 3, 3): from the headset's upright frame (see `models.body`) to its own."""
+        R_world_headset = T_world_headset[..., :3, :3]
+        if not self.config.auxiliary_input:
+            return jnp.broadcast_to(jnp.eye(3), R_world_headset.shape)
+        return jnp.swapaxes(R_world_headset, -1, -2) @ heading(R_world_headset)
 
     def _projection(self, joints_headset_m: jax.Array, rig: Rig) -> jax.Array:
         """The conditioning (B, T, V, C) of the second decoder: an MLP of the proposal's keypoints as seen by each view.

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from epfv2_jax.geometry import kinematics, skeleton
 from epfv2_jax.models import body
@@ -12,8 +13,18 @@ from epfv2_jax.models import body
 @pytest.mark.parametrize("name", sorted(body.BODIES))
 def test_zeros_are_the_rest_pose(name):
     representation = body.BODIES[name](skeleton.NUM_JOINTS)
-    joints, _ = jax.jit(representation.joints)(jnp.zeros((2, 3, representation.num_parameters)))
-    np.testing.assert_allclose(joints, np.broadcast_to(body.rest_joints_headset_m(), (2, 3, 26, 3)), atol=1e-6)
+    turns = Rotation.random(6, random_state=0).as_matrix().reshape(2, 3, 3, 3).astype(np.float32)
+    joints, _ = jax.jit(representation.joints)(jnp.zeros((2, 3, representation.num_parameters)), turns)
+    expected = np.einsum("btij,nj->btni", turns, body.rest_joints_headset_m())  # level frame to headset frame
+    np.testing.assert_allclose(joints, expected, atol=1e-6)
+
+
+def test_body_parameters_describe_the_joints_in_the_headset_frame():
+    representation = body.ParametricBody()
+    parameters = jnp.asarray(np.random.default_rng(0).normal(0, 0.3, (5, representation.num_parameters)), jnp.float32)
+    turns = Rotation.random(5, random_state=0).as_matrix().astype(np.float32)
+    joints, parts = jax.jit(representation.joints)(parameters, turns)
+    np.testing.assert_allclose(body.joints_of(parts), joints, atol=1e-5)
 
 
 def test_rest_pose_stands_below_the_headset():
@@ -26,7 +37,7 @@ def test_rest_pose_stands_below_the_headset():
 def test_parametric_body_moves_what_a_parameter_names():
     representation = body.ParametricBody()
     zeros = jnp.zeros(representation.num_parameters)
-    joints = jax.jit(lambda p: representation.joints(p)[0])
+    joints = jax.jit(lambda p: representation.joints(p, jnp.eye(3))[0])
     rest = joints(zeros)
     np.testing.assert_allclose(joints(zeros.at[1].set(0.5)) - rest, np.tile([0, 0.5, 0], (26, 1)), atol=1e-6)
     elbow = skeleton.JOINT_NAMES.index("b_l_forearm")
@@ -41,8 +52,9 @@ def test_parametric_body_moves_what_a_parameter_names():
 
 def test_any_parameters_give_a_body_with_finite_gradients():
     representation = body.ParametricBody()
-    decode = jax.jit(representation.joints)
-    gradient_of = jax.jit(jax.grad(lambda p: jnp.square(representation.joints(p)[0]).sum()))
+    level = jnp.broadcast_to(jnp.eye(3), (4, 3, 3))
+    decode = jax.jit(lambda p: representation.joints(p, level))
+    gradient_of = jax.jit(jax.grad(lambda p: jnp.square(decode(p)[0]).sum()))
     for scale in (1.0, 100.0, 1e4):
         parameters = jnp.asarray(np.random.default_rng(0).normal(0, scale, (4, representation.num_parameters)))
         joints, parts = decode(parameters)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from epfv2_jax.geometry import transforms
 from epfv2_jax.models import body, epfv2
@@ -138,6 +139,21 @@ def test_no_frame_sees_a_later_one_and_the_window_ends(tiny, helpers):
     for t in range(num_frames):
         seen = np.asarray(sensitivity(t)) > 0
         np.testing.assert_array_equal(seen, [t - reach <= s <= t for s in range(num_frames)])
+
+
+def test_initial_prediction_stands_upright_below_a_nodding_headset(helpers):
+    """Ablation 4 is not told the headset's pose: there the rest pose nods with the head."""
+    frames = helpers.make_frames(1, 1)
+    T_world_headset = np.eye(4, dtype=np.float32)
+    T_world_headset[:3, :3] = Rotation.from_euler("YXZ", [1.0, 0.6, 0.2]).as_matrix()
+    frames = frames.replace(T_world_headset=jnp.asarray(T_world_headset)[None, None])
+    rest = body.rest_joints_headset_m()
+    for auxiliary_input in (True, False):
+        model = epfv2.EPFv2(helpers.tiny_config(auxiliary_input=auxiliary_input))
+        predictions, _ = jax.jit(model.init_with_output)(jax.random.key(0), frames)
+        joints_world_m = predictions.joints_headset_m[0, 0] @ T_world_headset[:3, :3].T
+        nodded = np.abs(joints_world_m - rest @ Rotation.from_euler("Y", 1.0).as_matrix().T).max()
+        assert (nodded < 0.1) if auxiliary_input else (nodded > 0.3)
 
 
 def test_initial_prediction_is_the_rest_pose(helpers):
