@@ -40,8 +40,8 @@ def forward_kinematics(
         offsets = offsets_m[..., columns, :]
         moved = jnp.sum(parent_rotations * offsets[..., None, :], axis=-1)
         positions = positions[..., rows, :] + moved
-        # Sums of products rather than matrix products: exact float32 on every accelerator, and XLA on CPU (jaxlib 0.10.2)
-        # refuses the batched 3x3 product under several leading axes.
+        # Sums of products rather than matrix products: exact float32 on every accelerator, and XLA on CPU (jaxlib
+        # 0.10.2) refuses the batched 3x3 product under several leading axes.
         local = joint_rotations[..., columns, :, :]
         rotations = jnp.sum(parent_rotations[..., :, :, None] * local[..., None, :, :], axis=-2)
         joints.append(positions)

@@ -1,9 +1,9 @@
 """Body representations: what the heads' numbers mean. Parameters are residuals on a rest pose; zeros are that pose.
 
-They are read in the level frame: at the headset, with its heading, but upright (y opposite to gravity). A nod of the head
-then leaves the parameters of a standing body alone, which in the headset frame swing through half a metre at the feet.
-Joints leave here in the headset frame, as the paper has them; the level frame is our choice. Without the headset's pose
-(ablation 4) the level frame is the headset frame.
+They are read in the level frame: at the headset, with its heading, but upright (y opposite to gravity). A nod of the
+head then leaves the parameters of a standing body alone; in the headset frame its feet swing through half a metre.
+Joints leave here in the headset frame, as the paper has them; the level frame is our choice. Without the headset's
+pose (ablation 4) the level frame is the headset frame.
 """
 
 import dataclasses

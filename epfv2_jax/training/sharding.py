@@ -50,8 +50,8 @@ def check_batch_size(batch_size: int, accumulation: int, mesh: Mesh) -> None:
         below = batch_size // parts * parts
         remedy = f"{below} or {below + parts}" if below else f"{parts}"
         raise ValueError(
-            f"data.batch_size = {batch_size} is not divisible by {accumulation} accumulation steps x {mesh.size} devices"
-            f"; use {remedy}"
+            f"data.batch_size = {batch_size} is not divisible by {accumulation} accumulation steps x {mesh.size} "
+            f"devices; use {remedy}"
         )
 
 
