@@ -38,21 +38,24 @@ def get_config(variant: str = "full") -> ConfigDict:
         "source_directory": "data/mocap/zips",
         "synthetic": {
             "seed": 0,
-            "train_sequences": 200,  # every part of the training clips at least once
-            "validation_sequences": 8,
+            "train_sequences": 480,  # each part of the training clips about three times, by different people
+            "validation_sequences": 16,
             "test_sequences": 0,  # each part once
-            "frames": 96,
+            "frames": 32,
+            "frame_step": 3,  # 10 frames a second
+            "image_width": 60,
             "train_motion": files(TRAIN),
             "validation_motion": files(VALIDATION),
             "test_motion": files(TEST),
         },
-        "conversion": {"image_size_hw": (64, 64), "record_frames": 96, "poor_calibration": "keep"},
+        "conversion": {"image_size_hw": (48, 48), "record_frames": 32, "poor_calibration": "keep"},
     }
-    config.data = {"clip_frames": 16, "batch_size": 6}
-    config.augment = {"noise": 0.0, "blur_px": 0.0, "view_dropout": 0.0}  # the images hold sensor noise already
-    config.model = {"encoder": "tiny", "window": 16, **VARIANTS[variant]}
+    config.data = {"clip_frames": 8, "batch_size": 12}
+    # The images hold sensor noise and all kinds of light already.
+    config.augment = {"noise": 0.0, "blur_px": 0.0, "gamma": 0.1, "contrast": 0.1, "brightness": 0.05}
+    config.model = {"encoder": "tiny", "window": 8, **VARIANTS[variant]}
     config.optimizer = {"learning_rate": 2e-3, "warmup_steps": 100}
-    config.step = {"steps": 3000, "ema_decay": 0.99}
+    config.step = {"steps": 2400, "ema_decay": 0.99}
     config.loop = {"evaluate_every": 300, "checkpoint_every": 300}
-    config.evaluation = {"clip_frames": 96}
+    config.evaluation = {"clip_frames": 32}
     return config

@@ -18,7 +18,8 @@ def main() -> None:
         default=(default.train_sequences, default.validation_sequences, default.test_sequences),
         help="sequences in each split; 0: none, or with motion files every part of them once",
     )
-    parser.add_argument("--frames", type=int, default=default.frames, help="in a sequence, at 30 a second")
+    parser.add_argument("--frames", type=int, default=default.frames, help="in a sequence")
+    parser.add_argument("--frame_step", type=int, default=default.frame_step, help="motion frames (30 a second) an image")
     parser.add_argument(
         "--image_width", type=int, default=default.image_width, help="of the images, pixels (native: 640)"
     )
@@ -39,6 +40,7 @@ def main() -> None:
             validation_sequences=args.sequences[1],
             test_sequences=args.sequences[2],
             frames=args.frames,
+            frame_step=args.frame_step,
             image_width=args.image_width,
             train_motion=tuple(args.train_motion),
             validation_motion=tuple(args.validation_motion),

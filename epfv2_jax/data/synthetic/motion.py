@@ -80,13 +80,15 @@ def sole_heights(clip: MotionClip) -> np.ndarray:
     return np.min(heights, axis=0)
 
 
-def cut(clip: MotionClip, start: int, stop: int) -> MotionClip:
-    """Returns frames [start, stop) of the clip."""
+def cut(clip: MotionClip, start: int, stop: int, step: int = 1) -> MotionClip:
+    """Returns every `step`-th of the frames [start, stop) of the clip."""
+    part = slice(start, stop, step)
     return dataclasses.replace(
         clip,
-        root_rotation=clip.root_rotation[start:stop],
-        root_position_m=clip.root_position_m[start:stop],
-        joint_rotations=clip.joint_rotations[start:stop],
+        fps=clip.fps / step,
+        root_rotation=clip.root_rotation[part],
+        root_position_m=clip.root_position_m[part],
+        joint_rotations=clip.joint_rotations[part],
     )
 
 

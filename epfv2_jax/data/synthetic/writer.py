@@ -45,7 +45,8 @@ class SyntheticConfig:
     train_sequences: int = 80  # 0: none, or with motion files every part of them once
     validation_sequences: int = 8
     test_sequences: int = 8
-    frames: int = 96  # in a sequence, at 30 a second; the last part of a motion file may be shorter
+    frames: int = 96  # in a sequence; the last part of a motion file may be shorter
+    frame_step: int = 1  # motion frames (30 a second) for one image: with 3 the sequences have 10 frames a second
     image_width: int = 80  # of the stored images, pixels; natively 640 for the side cameras and 1280 for the front ones
     train_motion: tuple[str, ...] = ()  # motion capture files (.amc with its .asf beside it, .bvh); empty: procedural
     validation_motion: tuple[str, ...] = ()
@@ -59,6 +60,8 @@ class SyntheticConfig:
                 raise ValueError(f"{split}_sequences is {getattr(self, f'{split}_sequences')}; it must be 0 or more")
         if self.frames < 1:
             raise ValueError(f"frames is {self.frames}; a sequence must have at least one")
+        if self.frame_step < 1:
+            raise ValueError(f"frame_step is {self.frame_step}; it must be at least 1")
         if self.image_width < 20 or self.image_width % 20:
             raise ValueError(f"image_width is {self.image_width}; it must be a multiple of 20, such as 80 or 640")
 
@@ -122,11 +125,12 @@ def sample_sequence(config: SyntheticConfig, split: str, index: int, part: _Part
     rng = np.random.default_rng([config.seed, egobody3m.SPLITS.index(split), index])
     if part is None:
         person = body.sample_person(rng)
-        clip = motion.sample_motion(rng, person.offsets_m, config.frames)
+        length = config.frames * config.frame_step
+        clip = motion.cut(motion.sample_motion(rng, person.offsets_m, length), 0, length, config.frame_step)
     else:
         clip = _load_clip(part.path)
         person = body.sample_person(rng, clip.offsets_m)
-        clip = motion.cut(clip, part.start, part.stop)
+        clip = motion.cut(clip, part.start, part.stop, config.frame_step)
     rotations, joints_m = motion.world_pose(clip)
     R_world_head, head_m = rotations[:, 0], joints_m[:, 0]
     return Sequence(
@@ -255,14 +259,15 @@ def _load_clip(path: str) -> motion.MotionClip:
 def _parts(config: SyntheticConfig, split: str) -> list[_Part | None]:
     """What each sequence of a split is made from. Files take turns: first parts of all, then second parts, ..."""
     count, files = getattr(config, f"{split}_sequences"), getattr(config, f"{split}_motion")
+    length = config.frames * config.frame_step
     if not files:
         return [None] * count
     parts = []
     for path in files:
         num_frames = _load_clip(path).num_frames
-        starts = range(0, num_frames, config.frames)
-        cut = [_Part(path, start, min(start + config.frames, num_frames)) for start in starts]
-        parts += [part for part in cut if part.stop - part.start >= min(_MIN_PART_FRAMES, config.frames)]
+        cut = [_Part(path, start, min(start + length, num_frames)) for start in range(0, num_frames, length)]
+        least = min(_MIN_PART_FRAMES * config.frame_step, length)
+        parts += [part for part in cut if part.stop - part.start >= least]
     if not parts:
         raise ValueError(f"{split}_motion: no file has {_MIN_PART_FRAMES} frames; give longer ones")
     parts.sort(key=lambda part: part.start)
