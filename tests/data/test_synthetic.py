@@ -375,3 +375,15 @@ def test_real_clips_are_worn_and_cut_into_parts(shared_data, tmp_path):
     sequence = writer.sample_sequence(config, "train", 0, parts[0])
     assert len(sequence.T_world_headset) == 60
     assert np.quantile(motion.sole_heights(writer._load_clip(files[0])), 0.1) == pytest.approx(0.0, abs=1e-5)
+
+
+def test_a_lower_frame_rate_takes_every_nth_frame_of_the_motion(motions):
+    part = motion.cut(motions[0], 6, 30, 4)
+    assert part.fps == motions[0].fps / 4 and part.num_frames == 6
+    np.testing.assert_array_equal(part.joint_rotations, motions[0].joint_rotations[[6, 10, 14, 18, 22, 26]])
+    slow = dataclasses.replace(CONFIG, frame_step=4)
+    steps = [
+        np.linalg.norm(np.diff(writer.sample_sequence(config, "train", 0).joints_world_m, axis=0), axis=-1).mean()
+        for config in (CONFIG, slow)
+    ]
+    assert steps[1] > 2 * steps[0]
