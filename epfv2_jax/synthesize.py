@@ -19,7 +19,9 @@ def main() -> None:
         help="sequences in each split; 0: none, or with motion files every part of them once",
     )
     parser.add_argument("--frames", type=int, default=default.frames, help="in a sequence")
-    parser.add_argument("--frame_step", type=int, default=default.frame_step, help="motion frames (30 a second) an image")
+    parser.add_argument(
+        "--frame_step", type=int, default=default.frame_step, help="motion frames (30 a second) an image"
+    )
     parser.add_argument(
         "--image_width", type=int, default=default.image_width, help="of the images, pixels (native: 640)"
     )

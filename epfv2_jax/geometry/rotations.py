@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from epfv2_jax.geometry import series
 
 _MIN_NORM = 1e-6
+# Sine of the angle below which two columns count as parallel: a thousand times the rounding error of float32.
+_PARALLEL = 1e-4
 
 
 def rot6d_to_matrix(rot6d: jax.Array) -> jax.Array:
@@ -26,7 +28,11 @@ def rot6d_to_matrix(rot6d: jax.Array) -> jax.Array:
     # The coordinate axis least aligned with b1 cannot be parallel to it.
     helper = jax.nn.one_hot(jnp.argmin(jnp.abs(b1), axis=-1), 3, dtype=b1.dtype)
     fallback = _normalise_or(_reject(helper, b1), helper)
-    b2 = _normalise_or(_reject(a2, b1), fallback)
+    rejected = _reject(a2, b1)
+    # What is left of a nearly parallel a2 is rounding error, in any direction; of the rest a second pass removes it.
+    tiny = jnp.sum(rejected**2, axis=-1, keepdims=True) < (_PARALLEL**2) * jnp.sum(a2**2, axis=-1, keepdims=True)
+    rejected = jnp.where(tiny, fallback, rejected)
+    b2 = _normalise_or(_reject(_normalise_or(rejected, fallback), b1), fallback)
     return jnp.stack([b1, b2, jnp.cross(b1, b2)], axis=-1)
 
 

@@ -40,6 +40,7 @@ def test_rotations_about_axes_equal_scipy(axis):
         np.float32, (4, 6), elements=hypothesis.strategies.floats(-3, 3, width=32, allow_subnormal=False)
     )
 )
+@hypothesis.example(np.full((4, 6), 2.5, np.float32))  # parallel, and not to a coordinate axis
 def test_every_rot6d_gives_a_rotation(rot6d):
     matrix = np.asarray(rotations.rot6d_to_matrix(rot6d))
     np.testing.assert_allclose(matrix @ matrix.swapaxes(-1, -2), np.broadcast_to(np.eye(3), (4, 3, 3)), atol=1e-4)

@@ -13,7 +13,11 @@ from epfv2_jax.data import augment
 from epfv2_jax.models import epfv2
 from epfv2_jax.training import optim, sharding, state, step
 
-MODEL = epfv2.EPFv2(epfv2.ModelConfig(encoder="small", width=16, heads=2, ffn_width=32, head_width=32, window=4))
+# The smallest model that has every part but forward kinematics: what these tests cost is its compilation.
+MODEL = epfv2.EPFv2(
+    epfv2.ModelConfig(encoder="tiny", body="keypoints", width=16, heads=2, ffn_width=16, head_width=16, window=4)
+)
+AUGMENT = augment.AugmentConfig(brightness=0.0, contrast=0.0, gamma=0.0, blur_px=0.0, view_dropout=0.0)
 OPTIMIZER = optim.make_optimizer(optim.OptimizerConfig(learning_rate=1e-3, warmup_steps=0), 100)
 KEY = jax.random.key(7)
 
@@ -35,7 +39,7 @@ def compiled(devices, fsdp=1, accumulation=1):
         optimizer=OPTIMIZER,
         config=step.StepConfig(steps=100, accumulation=accumulation, ema_decay=0.9),
         loss_config=losses.LossConfig(),
-        augment_config=augment.AugmentConfig(),
+        augment_config=AUGMENT,
     )
     return mesh, jax.jit(create, out_shardings=shardings), step_fn
 
@@ -54,6 +58,7 @@ def test_eight_devices_give_the_losses_of_one():
     np.testing.assert_allclose(run(8)[0], one, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_sharded_parameters_give_the_losses_of_one_device():
     one, _ = run(1)
     sharded, final = run(8, fsdp=4)
@@ -61,6 +66,7 @@ def test_sharded_parameters_give_the_losses_of_one_device():
     assert any(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(final.params))
 
 
+@pytest.mark.slow
 def test_accumulated_gradients_are_those_of_the_whole_batch():
     # Batch statistics are those of the parts, so the equality is shown on parts that are copies of each other.
     mesh, create, _ = compiled(1)
