@@ -84,7 +84,8 @@ def test_from_nothing_to_pictures_and_again(tmp_path):
     written = json.loads((tmp_path / "evaluation" / "metrics.json").read_text())
     assert written["metrics"]["mpjpe_cm"] == result.metrics["mpjpe_cm"]
     assert (tmp_path / "evaluation" / "index.html").is_file()
-    assert len(list((tmp_path / "evaluation").glob("worst*.png"))) == 1  # one clip in the test split: one picture
+    # The test sequence has 64 frames, so it is two records: two clips, and a picture of each.
+    assert len(list((tmp_path / "evaluation").glob("worst*.png"))) == 2
 
     lines = (tmp_path / "run" / "metrics.jsonl").read_text()
     experiment.prepare_data(config.dataset)
