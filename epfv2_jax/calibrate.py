@@ -6,7 +6,7 @@ from epfv2_jax.data import calibration, conversion, egobody3m
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--in", dest="source", required=True, help="folder with train, validation and test")
     args = parser.parse_args()
     try:

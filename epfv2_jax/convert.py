@@ -17,7 +17,7 @@ def _levels(text: str) -> tuple[int, ...]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--in", dest="source", required=True, help="folder with train, validation and test")
     parser.add_argument("--out", required=True, help="folder for the records; an unfinished conversion is continued")
     parser.add_argument("--image_size", type=int, default=256, help="height and width of the upright images, pixels")

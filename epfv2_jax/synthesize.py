@@ -8,7 +8,7 @@ from epfv2_jax.data.synthetic import writer
 
 def main() -> None:
     default = writer.SyntheticConfig()
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--out", required=True, help="folder for the zips; an unfinished data set is continued")
     parser.add_argument(
         "--sequences",

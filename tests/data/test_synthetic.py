@@ -354,7 +354,6 @@ def test_joints_fall_inside_the_images_as_in_the_real_rig(tmp_path):
         train_sequences=24, validation_sequences=0, test_sequences=0, frames=8, image_width=40
     )
     figures = writer.write_dataset(config, tmp_path, progress=False)
-    print({name: round(value, 3) for name, value in figures.items()})
     assert 16 < figures["joints_in_side_image"] < 22
     assert 6 < figures["joints_in_front_image"] < 13
     assert 0.5 < figures["leg_joints_hidden"] < 0.95

@@ -26,7 +26,8 @@ from epfv2_jax.structs import Rig
 
 #: The headset in the axes of the head joint, metres: measured from the EgoBody3M sample clip.
 HEADSET_FROM_HEAD_M: tuple[float, float, float] = (0.0, 0.077, 0.065)
-#: A joint is hidden where the image shows something nearer by more than this: the thickness of its own flesh.
+#: A joint is hidden where the image shows something nearer by more than this. Its own limb counts where the ray runs
+#: along it, as through a thigh to the knee.
 HIDDEN_MARGIN_M = 0.12
 
 _CONFIG_FILE = "synthetic.json"
