@@ -137,11 +137,12 @@ def decode(data: bytes) -> FrameRun:
         raise ValueError(
             f"record: version {fields['version']}, this code reads {FORMAT_VERSION}; convert the data again"
         )
-    cameras = fields.get("cameras", {})
-    camera_fields = {f.name for f in dataclasses.fields(Camera)}
-    if set(fields) != expected or set(cameras) != camera_fields:
-        differing = sorted(set(fields) ^ expected) or sorted(set(cameras) ^ camera_fields)
+    if set(fields) != expected:
+        differing = sorted(set(fields) ^ expected)
         raise ValueError(f"record: missing or unknown fields {differing}; convert the data again")
+    cameras, camera_fields = fields["cameras"], {f.name for f in dataclasses.fields(Camera)}
+    if not isinstance(cameras, dict) or set(cameras) != camera_fields:
+        raise ValueError(f"record: cameras must have the fields {sorted(camera_fields)}; convert the data again")
     T_cam_headset = fields["T_cam_headset"]
     if not isinstance(T_cam_headset, np.ndarray) or T_cam_headset.ndim != 3 or T_cam_headset.shape[1:] != (4, 4):
         raise ValueError("record: T_cam_headset must be (V, 4, 4); convert the data again")

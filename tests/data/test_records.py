@@ -81,6 +81,9 @@ def test_bad_bytes_are_refused():
         records.decode(serialization.msgpack_serialize({k: v for k, v in fields.items() if k != "joint_valid"}))
     with pytest.raises(ValueError, match="version 99"):
         records.decode(serialization.msgpack_serialize({**fields, "version": 99}))
+    for cameras in (3, {}, {**fields["cameras"], "zoom": 1.0}):
+        with pytest.raises(ValueError, match="cameras must have the fields"):
+            records.decode(serialization.msgpack_serialize({**fields, "cameras": cameras}))
 
 
 def test_bad_images_become_invalid_views(bomb_jpeg):
