@@ -38,7 +38,7 @@ def get_config(variant: str = "full") -> ConfigDict:
         "source_directory": "data/mocap/zips",
         "synthetic": {
             "seed": 0,
-            "train_sequences": 480,  # each part of the training clips about three times, by different people
+            "train_sequences": 1440,  # each part of the training clips about nine times, by different people
             "validation_sequences": 16,
             "test_sequences": 0,  # each part once
             "frames": 32,
@@ -55,7 +55,7 @@ def get_config(variant: str = "full") -> ConfigDict:
     config.augment = {"noise": 0.0, "blur_px": 0.0, "gamma": 0.1, "contrast": 0.1, "brightness": 0.05}
     config.model = {"encoder": "tiny", "window": 8, **VARIANTS[variant]}
     config.optimizer = {"learning_rate": 2e-3, "warmup_steps": 100}
-    config.step = {"steps": 2400, "ema_decay": 0.99}
-    config.loop = {"evaluate_every": 300, "checkpoint_every": 300}
+    config.step = {"steps": 5400, "ema_decay": 0.99}
+    config.loop = {"evaluate_every": 600, "checkpoint_every": 600}
     config.evaluation = {"clip_frames": 32}
     return config
