@@ -5,7 +5,7 @@ Command:   python -m epfv2_jax.train --config configs/egobody3m_resnet18.py
 Hardware:  not yet run at full size. Batch size and schedule are our choice.
 """
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 
 def get_config() -> ConfigDict:
@@ -13,6 +13,7 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.output_dir = "runs/egobody3m_resnet18"
     config.seed = 0
+    config.encoder_weights = config_dict.placeholder(str)  # a directory that import_weights wrote
     config.dataset = {
         "directory": "data/egobody3m/records",
         "source_directory": "data/egobody3m/zips",

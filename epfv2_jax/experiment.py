@@ -22,6 +22,7 @@ from epfv2_jax.data import conversion as conversion_lib
 from epfv2_jax.data import pipeline, records
 from epfv2_jax.data.synthetic import writer
 from epfv2_jax.models import epfv2
+from epfv2_jax.models.encoders import ENCODERS
 from epfv2_jax.training import loop as loop_lib
 from epfv2_jax.training import optim, sharding
 from epfv2_jax.training import state as state_lib
@@ -61,6 +62,7 @@ class ExperimentConfig:
 
     output_dir: str
     seed: int = 0
+    encoder_weights: str | None = None  # a directory that import_weights wrote: what the encoder starts from
     dataset: DatasetConfig
     data: pipeline.DataConfig
     augment: augment_lib.AugmentConfig = augment_lib.AugmentConfig()
@@ -127,7 +129,12 @@ def open_split(config: DatasetConfig, split: str) -> records.Records:
 def build_trainable(config: ExperimentConfig, mesh: jax.sharding.Mesh, frames: structs.Frames) -> Trainable:
     """Returns model, compiled step and state on `mesh`; `frames` of one batch give the shapes."""
     model = epfv2.EPFv2(config.model)
-    optimizer = optim.make_optimizer(config.optimizer, config.step.steps)
+    optimizer = optim.make_optimizer(
+        config.optimizer,
+        config.step.steps,
+        encoder_layers=ENCODERS[config.model.encoder]().layers,
+        freeze_encoder=config.model.encoder_train == "none",
+    )
     init_key, key = jax.random.split(jax.random.key(config.seed))
     one = jax.tree.map(lambda leaf: leaf[:1], frames)
     create = functools.partial(state_lib.create_state, init_key, model, optimizer, one)
@@ -150,6 +157,24 @@ def build_trainable(config: ExperimentConfig, mesh: jax.sharding.Mesh, frames: s
             lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s), shapes, shardings
         ),
     )
+
+
+def initial_state(config: ExperimentConfig, trainable: Trainable) -> state_lib.TrainState:
+    """Returns the state that a run starts from, with imported encoder weights where the configuration names some.
+
+    Raises:
+      ValueError: the weights are those of another encoder.
+    """
+    state = trainable.initial_state()
+    if config.encoder_weights is None:
+        return state
+    name, variables, _ = checkpoint.load_encoder(config.encoder_weights)
+    if name != config.model.encoder:
+        raise ValueError(
+            f"encoder_weights: {config.encoder_weights} holds {name!r}, but model.encoder is {config.model.encoder!r}; "
+            "change one of them"
+        )
+    return state_lib.with_encoder(state, variables)
 
 
 def checkpoint_dir(config: ExperimentConfig) -> pathlib.Path:
@@ -182,7 +207,7 @@ def train(config: ExperimentConfig) -> None:
             contextlib.closing(checkpoint.CheckpointWriter(checkpoint_dir(config), resolved))
         )
         if checkpoints.latest_step() is None:
-            state = trainable.initial_state()
+            state = initial_state(config, trainable)
             records.write_json(output / "config.json", resolved)
         else:
             state, _ = checkpoints.restore(trainable.abstract_state)

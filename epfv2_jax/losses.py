@@ -1,6 +1,7 @@
-"""The supervised objective: position, uncertainty and smoothness of both decoder stages.
+"""The objective: position, uncertainty and smoothness of both decoder stages, on true and on pseudo labels.
 
     L = lam_pos (w_d MSE(refined) + (1 - w_d) tNLL(refined) + MSE(proposal)) + lam_jerk (jerk(refined) + jerk(proposal))
+    L_semi = L(labelled) + lam1 L(pseudo-labelled) + lam2 |s_teacher - s_student|^2
 
 Every term is a sum over joints and frames divided by a count. Counts depend on the batch alone, so a part of a batch
 can be normalised by the whole batch's counts: losses and gradients of the parts then simply add (gradient
@@ -13,6 +14,7 @@ schedule and the degrees of freedom are our choice.
 
 import dataclasses
 import math
+from typing import Any
 
 import chex
 import jax
@@ -31,12 +33,12 @@ class LossConfig:
     jerk_weight: float = 0.8  # lam_jerk; with lam_pos = 1 it equals the position term for motion at 5.2 Hz (30 fps)
     nll_degrees_of_freedom: float = 4.0  # nu of the Student-t
     mse_weight_floor: float = 0.1  # w_d at the end of training; it starts at 1
-    unit_m: float = (
-        0.1  # lengths inside the loss are in this many metres, so that MSE and NLL gradients are of one size
-    )
+    unit_m: float = 0.1  # of lengths inside the loss, in metres: MSE and NLL gradients are then of one size
+    pseudo_weight: float = 1.0  # lam1; where clips carry a teacher's labels
+    distillation_weight: float = 0.1  # lam2; 0: the student learns the teacher's poses but not its confidence
 
     def __post_init__(self):
-        for name in ("position_weight", "jerk_weight"):
+        for name in ("position_weight", "jerk_weight", "pseudo_weight", "distillation_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be finite and not negative, got {getattr(self, name)}")
         for name in ("nll_degrees_of_freedom", "unit_m"):
@@ -51,25 +53,52 @@ def pose_loss(
     batch: structs.Batch,
     progress: jax.Array | float,
     config: LossConfig,
-    counts: dict[str, jax.Array] | None = None,
+    counts: Any = None,
 ) -> tuple[jax.Array, dict[str, tuple[jax.Array, jax.Array]]]:
     """Returns (loss, terms): a float32 scalar and the unweighted terms as name -> (sum, count) over this batch.
 
     Args:
       predictions: leading axes (B, T), headset frame, metres.
-      batch: targets and masks; joints outside `frame_valid` and `joint_valid` do not count, whatever they hold.
+      batch: targets and masks; joints outside `frame_valid` and `joint_valid` do not count, whatever they hold. With
+        `targets.pseudo` the loss is L_semi, and the terms of the teacher's clips are those that begin with `pseudo_`.
       progress: share of the training that is done, clipped to [0, 1].
       config: weights.
       counts: `term_counts` of the batch of which `batch` is a part; None if it is the whole. The losses of the parts,
         each called with the whole's counts, add up to the loss of the whole.
     """
+    own = term_counts(batch)
+    counts = own if counts is None else counts
+    if batch.targets.pseudo is None:
+        return _supervised(predictions, batch, progress, config, own, counts)
+    labelled, pseudo = split_pseudo(batch)
+    loss, terms = _supervised(predictions, labelled, progress, config, own["labelled"], counts["labelled"])
+    pseudo_loss, pseudo_terms = _supervised(predictions, pseudo, progress, config, own["pseudo"], counts["pseudo"])
+    loss = loss + config.pseudo_weight * pseudo_loss
+    terms |= {f"pseudo_{name}": term for name, term in pseudo_terms.items()}
+    if predictions.cholesky_m is not None and config.distillation_weight > 0:
+        distance = masks.masked_sum(
+            uncertainty_distance(predictions.cholesky_m, batch.targets.cholesky_m, _valid(pseudo), config.unit_m),
+            _valid(pseudo),
+        )
+        loss = loss + config.distillation_weight * distance / jnp.maximum(counts["pseudo"]["position"], 1.0)
+        terms["distillation"] = (distance, own["pseudo"]["position"])
+    return loss, terms
+
+
+def _supervised(
+    predictions: structs.Predictions,
+    batch: structs.Batch,
+    progress: jax.Array | float,
+    config: LossConfig,
+    own: dict[str, jax.Array],
+    counts: dict[str, jax.Array],
+) -> tuple[jax.Array, dict[str, tuple[jax.Array, jax.Array]]]:
+    """L of one kind of labels; `own` counts this batch, `counts` the whole of which it is a part."""
     frames, targets = batch.frames, batch.targets
     chex.assert_equal_shape(
         [predictions.joints_headset_m, predictions.proposal_joints_headset_m, targets.joints_headset_m]
     )
-    valid = frames.frame_valid[..., None] & targets.joint_valid
-    own = term_counts(batch)
-    counts = own if counts is None else counts
+    valid = _valid(batch)
 
     truth = masks.keep(targets.joints_headset_m, valid)
     refined = masks.keep(predictions.joints_headset_m, valid)
@@ -106,12 +135,57 @@ def pose_loss(
     return loss, terms
 
 
-def term_counts(batch: structs.Batch) -> dict[str, jax.Array]:
-    """Returns float32 counts: `position` (valid joints) and `jerk` (valid joints over four unbroken frames)."""
+def term_counts(batch: structs.Batch) -> Any:
+    """Returns float32 counts: `position` (valid joints) and `jerk` (valid joints over four unbroken frames).
+
+    With `targets.pseudo` a dict of two such: of the `labelled` clips and of the `pseudo` ones.
+    """
+    if batch.targets.pseudo is not None:
+        labelled, pseudo = split_pseudo(batch)
+        return {"labelled": term_counts(labelled), "pseudo": term_counts(pseudo)}
     frames, joint_valid = batch.frames, batch.targets.joint_valid
-    valid = frames.frame_valid[..., None] & joint_valid
     steady = masks.consecutive(frames.frame_valid, frames.frame_gap, joint_valid, order=3)
-    return {"position": valid.sum(dtype=jnp.float32), "jerk": steady.sum(dtype=jnp.float32)}
+    return {"position": _valid(batch).sum(dtype=jnp.float32), "jerk": steady.sum(dtype=jnp.float32)}
+
+
+def split_pseudo(batch: structs.Batch) -> tuple[structs.Batch, structs.Batch]:
+    """Returns `batch` twice: with the joints of the teacher's clips masked, and with those of all other clips."""
+    targets = batch.targets
+
+    def only(clips: jax.Array) -> structs.Batch:
+        valid = targets.joint_valid & clips[:, None, None]
+        return batch.replace(targets=targets.replace(joint_valid=valid, pseudo=None, cholesky_m=None))
+
+    return only(~targets.pseudo), only(targets.pseudo)
+
+
+def uncertainty_distance(cholesky_m: jax.Array, teacher_m: jax.Array, valid: jax.Array, unit_m: float) -> jax.Array:
+    """Returns (B, T, J) |s_teacher - s|^2, s being the log diagonal and the entries below it of L in units of `unit_m`.
+
+    The paper has the student imitate the teacher's uncertainty; these coordinates and the square are our choice.
+
+    Args:
+      cholesky_m: (B, T, J, 3, 3) the student's L, metres.
+      teacher_m: (B, T, J, 3, 3) the teacher's; no gradient flows into it.
+      valid: (B, T, J); what lies elsewhere may be anything.
+      unit_m: as in `LossConfig`.
+    """
+    chex.assert_equal_shape([cholesky_m, teacher_m])
+
+    def coordinates(cholesky: jax.Array) -> tuple[jax.Array, jax.Array]:
+        cholesky = masks.keep(cholesky, valid, jnp.eye(3)) / unit_m
+        return jnp.log(jnp.diagonal(cholesky, axis1=-2, axis2=-1)), jnp.tril(cholesky, -1)
+
+    (log_diagonal, lower), (teacher_log_diagonal, teacher_lower) = (
+        coordinates(c) for c in (cholesky_m, jax.lax.stop_gradient(teacher_m))
+    )
+    return linalg.squared_norm(log_diagonal - teacher_log_diagonal) + jnp.square(lower - teacher_lower).sum(
+        axis=(-2, -1)
+    )
+
+
+def _valid(batch: structs.Batch) -> jax.Array:
+    return batch.frames.frame_valid[..., None] & batch.targets.joint_valid
 
 
 def mse_weight(progress: jax.Array | float, floor: float) -> jax.Array:

@@ -30,10 +30,12 @@ class Frames(struct.PyTreeNode):
 
 
 class Targets(struct.PyTreeNode):
-    """The truth."""
+    """The truth, or what a teacher takes for it."""
 
     joints_headset_m: jax.Array  # (B, T, J, 3) float32
     joint_valid: jax.Array  # (B, T, J) bool
+    pseudo: jax.Array | None = None  # (B,) bool: clips labelled by a teacher; None where there are none
+    cholesky_m: jax.Array | None = None  # (B, T, J, 3, 3) of the teacher, as in `Predictions`; identity elsewhere
 
 
 class Batch(struct.PyTreeNode):

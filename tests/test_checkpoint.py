@@ -86,3 +86,39 @@ def test_empty_directory_is_a_clear_error(tmp_path):
 
 def test_differing_keys_are_dotted():
     assert checkpoint.differing_keys({"a": {"b": 1}, "c": 2}, {"a": {"b": 3}, "c": 2}) == [("a.b", 1, 3)]
+
+
+ENCODER = {"params": {"conv1": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3)}}}
+
+
+def test_an_encoder_comes_back_with_its_name_and_origin(tmp_path):
+    variables = {**ENCODER, "batch_stats": {"bn1": {"mean": np.ones(3, np.float32)}}}
+    checkpoint.save_encoder(tmp_path / "a" / "weights", "resnet18", variables, {"file": "f", "sha256": "0"})
+    name, loaded, meta = checkpoint.load_encoder(tmp_path / "a" / "weights")
+    assert (name, meta["file"], meta["sha256"]) == ("resnet18", "f", "0")
+    assert meta["version"]
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(loaded))
+    jax.tree.map(np.testing.assert_array_equal, loaded, variables)
+
+
+def test_an_encoder_is_not_overwritten(tmp_path):
+    checkpoint.save_encoder(tmp_path / "weights", "resnet18", ENCODER, {"file": "first"})
+    with pytest.raises(ValueError, match="exists, and nothing is overwritten; give a new directory"):
+        checkpoint.save_encoder(tmp_path / "weights", "resnet18", ENCODER, {"file": "second"})
+    assert checkpoint.load_encoder(tmp_path / "weights")[2]["file"] == "first"
+
+
+def test_an_encoder_is_never_there_in_part(tmp_path, monkeypatch):
+    def full_disk(writer, path, **kwargs):
+        (path / "model").mkdir(parents=True)
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint.ocp.Checkpointer, "save", full_disk)
+        with pytest.raises(OSError, match="no space left"):
+            checkpoint.save_encoder(tmp_path / "weights", "resnet18", ENCODER, {})
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match=r"no imported encoder here; give the directory that import_weights wrote"):
+        checkpoint.load_encoder(tmp_path / "weights")
+    checkpoint.save_encoder(tmp_path / "weights", "resnet18", ENCODER, {})
+    jax.tree.map(np.testing.assert_array_equal, checkpoint.load_encoder(tmp_path / "weights")[1], ENCODER)

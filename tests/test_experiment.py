@@ -1,5 +1,6 @@
 """Recipes: every shipped one is valid, a wrong one is refused by name, and one runs from nothing to pictures."""
 
+import dataclasses
 import importlib.util
 import json
 import pathlib
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from pose_fakes import fake_batch
 
-from epfv2_jax import experiment
+from epfv2_jax import checkpoint, experiment
 from epfv2_jax.training import sharding
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
@@ -25,6 +26,8 @@ def recipe(name, *args) -> dict:
 SHIPPED = [
     ("quickstart",),
     ("egobody3m_resnet18",),
+    ("egobody3m_mobilenetv4",),
+    *(("teacher_dinov3_vit", variant) for variant in ("s16", "s16plus", "b16", "l16")),
     ("mocap", "full"),
     ("mocap", "no_temporal"),
     ("mocap", "no_projection"),
@@ -99,18 +102,94 @@ def test_data_that_is_nowhere_is_a_clear_error(tmp_path):
         experiment.prepare_data(dataset)
 
 
+def take_two_steps(config, image_size_hw, T):
+    """Returns (state before, state after) two steps at batch 1: the first of the warm-up has learning rate zero."""
+    mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
+    batch = fake_batch(B=1, T=T, image_hw=image_size_hw)
+    trainable = experiment.build_trainable(config, mesh, batch.frames)
+    state = experiment.initial_state(config, trainable)
+    before = jax.device_get(state)
+    for _ in range(2):
+        state, metrics = trainable.step_fn(state, sharding.put_batch(batch, mesh), trainable.key)
+        assert np.isfinite(metrics["loss"])
+    assert int(state.step) == 2
+    return before, jax.device_get(state)
+
+
+def trainable_of(config):
+    """Returns (trainable on one device, a batch) of a configuration at reduced size."""
+    batch = fake_batch(B=1, T=4, image_hw=(16, 16))
+    mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
+    return experiment.build_trainable(config, mesh, batch.frames), sharding.put_batch(batch, mesh)
+
+
+def test_a_run_starts_from_imported_weights(tmp_path):
+    config = tiny(tmp_path)
+    start = trainable_of(config)[0].initial_state()
+    rng = np.random.default_rng(0)
+    variables = {
+        name: jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), tree["encoder"])
+        for name, tree in (("params", start.params), ("batch_stats", start.batch_stats))
+    }
+    checkpoint.save_encoder(tmp_path / "weights", "tiny", variables, {})
+    config = dataclasses.replace(config, encoder_weights=str(tmp_path / "weights"))
+    trainable, _ = trainable_of(config)
+    state = experiment.initial_state(config, trainable)
+    for tree, expected in (
+        (state.params, variables["params"]),
+        (state.ema_params, variables["params"]),
+        (state.batch_stats, variables["batch_stats"]),
+    ):
+        jax.tree.map(np.testing.assert_array_equal, tree["encoder"], expected)
+    assert not moved(start.params["refinement_head"], state.params["refinement_head"])
+
+    other = dataclasses.replace(config, model=dataclasses.replace(config.model, encoder="small"))
+    with pytest.raises(ValueError, match=r"holds 'tiny', but model\.encoder is 'small'"):
+        experiment.initial_state(other, trainable)
+    wider = dataclasses.replace(config, encoder_weights=str(tmp_path / "wider"))
+    variables["params"]["conv1"]["kernel"] = np.zeros((7, 7, 3, 32), np.float32)
+    checkpoint.save_encoder(tmp_path / "wider", "tiny", variables, {})
+    with pytest.raises(ValueError, match="params are not those of the model's encoder"):
+        experiment.initial_state(wider, trainable)
+
+
+@pytest.mark.parametrize(("encoder_train", "expected"), [("weights", (True, False)), ("none", (False, False))])
+def test_what_training_may_change_in_the_encoder(tmp_path, encoder_train, expected):
+    config = tiny(tmp_path)
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, encoder_train=encoder_train))
+    trainable, batch = trainable_of(config)
+    before = jax.device_get(trainable.initial_state())
+    state = trainable.initial_state()
+    for _ in range(2):
+        state, _ = trainable.step_fn(state, batch, trainable.key)
+    changed = tuple(
+        moved(old["encoder"], new["encoder"])
+        for old, new in ((before.params, state.params), (before.batch_stats, state.batch_stats))
+    )
+    assert changed == expected
+    assert moved(before.params["refinement_head"], state.params["refinement_head"])
+
+
+def moved(before, after):
+    """Returns whether any leaf of a tree changed."""
+    return any(jax.tree.leaves(jax.tree.map(lambda a, b: bool(np.any(a != b)), before, after)))
+
+
 @pytest.mark.slow
 def test_the_benchmark_recipe_takes_a_step_on_fake_images():
     config = experiment.parse(recipe("egobody3m_resnet18"))
-    mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
-    batch = fake_batch(B=1, T=config.data.clip_frames, image_hw=config.dataset.conversion.image_size_hw)
-    trainable = experiment.build_trainable(config, mesh, batch.frames)
-    state = trainable.initial_state()
-    before = jax.device_get(state.params)
-    state, metrics = trainable.step_fn(state, sharding.put_batch(batch, mesh), trainable.key)
-    assert int(state.step) == 1 and np.isfinite(metrics["loss"])
-    # The first step of the warm-up has learning rate zero; the second moves the parameters.
-    state, metrics = trainable.step_fn(state, sharding.put_batch(batch, mesh), trainable.key)
-    assert np.isfinite(metrics["loss"])
-    moved = jax.tree.map(lambda a, b: bool(np.any(np.asarray(a) != np.asarray(b))), before, state.params)
-    assert any(jax.tree.leaves(moved["encoder"])) and any(jax.tree.leaves(moved["refinement_head"]))
+    before, after = take_two_steps(config, config.dataset.conversion.image_size_hw, config.data.clip_frames)
+    assert moved(before.params["encoder"], after.params["encoder"])
+    assert moved(before.params["refinement_head"], after.params["refinement_head"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "args",
+    [("egobody3m_mobilenetv4",), ("teacher_dinov3_vit", "s16plus"), ("teacher_dinov3_vit", "b16")],
+    ids=":".join,
+)
+def test_recipes_with_imported_encoders_take_a_step_at_reduced_size(args):
+    before, after = take_two_steps(experiment.parse(recipe(*args)), (32, 32), 2)
+    assert moved(before.params["encoder"], after.params["encoder"])
+    assert moved(before.params["refinement_head"], after.params["refinement_head"])

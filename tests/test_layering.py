@@ -14,8 +14,9 @@ LAYERS = (
     ("structs",),
     ("models", "losses", "metrics", "data"),
     ("checkpoint", "evaluation"),
+    ("predictor",),
     ("training",),
-    ("viz",),
+    ("autolabel", "interop", "viz"),
     ("experiment",),
 )
 # Outside library -> the places that may import it.
@@ -29,6 +30,10 @@ OWNERS = {
     "tensorflow": set(),
     "clu": set(),
     "torch": set(),
+    "safetensors": {"interop"},
+    "onnx": {"interop"},
+    "onnxruntime": {"interop"},
+    "jax2onnx": {"interop"},
 }
 
 

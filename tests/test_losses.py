@@ -123,6 +123,52 @@ def test_loss_is_the_weighted_sum_of_its_terms():
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
 
+def with_pseudo(batch, pseudo, seed=5):
+    """The batch with the clips of the mask `pseudo` labelled by a teacher with some uncertainty of its own."""
+    cholesky = fakes.fake_predictions(batch, seed=seed).cholesky_m
+    return batch.replace(targets=batch.targets.replace(pseudo=np.asarray(pseudo), cholesky_m=cholesky))
+
+
+def test_semi_supervised_loss_is_that_of_the_labelled_plus_that_of_the_pseudo_labelled_clips():
+    batch = fakes.mask_some(fakes.fake_batch(B=4))
+    predictions = fakes.fake_predictions(batch)
+    mixed = with_pseudo(batch, [True, False, False, True])
+    config = losses.LossConfig(pseudo_weight=0.3, distillation_weight=0.0)
+    loss, terms = pose_loss(predictions, mixed, 0.4, config)
+    parts = []
+    for clips in ([1, 2], [0, 3]):
+        part = jax.tree.map(lambda leaf, clips=clips: leaf[np.asarray(clips)], (predictions, batch))
+        parts.append(pose_loss(*part, 0.4, config))
+    np.testing.assert_allclose(loss, parts[0][0] + 0.3 * parts[1][0], rtol=1e-5)
+    for name, term in parts[1][1].items():
+        np.testing.assert_allclose(terms[f"pseudo_{name}"], term, rtol=1e-5)
+        np.testing.assert_allclose(terms[name], parts[0][1][name], rtol=1e-5)
+
+
+def test_distillation_is_least_at_the_teachers_uncertainty_and_touches_pseudo_labelled_clips_only():
+    mixed = with_pseudo(fakes.fake_batch(B=3), [True, False, True])
+    predictions = fakes.fake_predictions(mixed)
+    config = losses.LossConfig(distillation_weight=0.5)
+    (loss, terms), grads = loss_and_grad(predictions, mixed, 0.0, config)  # at progress 0 the likelihood has no weight
+    without = pose_loss(predictions, mixed, 0.0, losses.LossConfig(distillation_weight=0.0))[0]
+    total, count = terms["distillation"]
+    np.testing.assert_allclose(loss - without, 0.5 * total / count, rtol=1e-4)
+    valid = np.array([True, False, True])[:, None, None] & mixed.targets.joint_valid
+    assert (np.asarray(grads.cholesky_m)[valid] != 0).any(axis=(-2, -1)).all()
+    assert (np.asarray(grads.cholesky_m)[~valid] == 0).all()
+    same = predictions.replace(cholesky_m=mixed.targets.cholesky_m)
+    assert pose_loss(same, mixed, 0.0, config)[1]["distillation"][0] == 0
+
+
+def test_parts_of_a_mixed_batch_add_up_to_the_whole():
+    mixed = with_pseudo(fakes.mask_some(fakes.fake_batch(B=4)), [False, True, True, False])
+    predictions = fakes.fake_predictions(mixed)
+    counts = losses.term_counts(mixed)
+    whole, _ = pose_loss(predictions, mixed, 0.3, CONFIG, counts)
+    parts = [jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], (predictions, mixed)) for i in range(4)]
+    np.testing.assert_allclose(sum(pose_loss(*part, 0.3, CONFIG, counts)[0] for part in parts), whole, rtol=1e-5)
+
+
 def test_without_uncertainty_progress_does_not_matter():
     batch = fakes.fake_batch()
     predictions = fakes.fake_predictions(batch).replace(cholesky_m=None)
@@ -187,6 +233,7 @@ def test_order_of_clips_and_joints_does_not_matter():
     [
         ("position_weight", -1.0),
         ("jerk_weight", float("nan")),
+        ("distillation_weight", -1.0),
         ("nll_degrees_of_freedom", 0.0),
         ("unit_m", float("inf")),
         ("mse_weight_floor", 1.5),

@@ -1,10 +1,11 @@
-"""Augmentation of training batches, on the device: light and noise, left-right flip, dropped views.
+"""Augmentation of training batches, on the device: light, noise, erased patches, left-right flip, dropped views.
 
 Everything random is drawn per clip from the step's key and the clip's id, so a clip looks the same wherever in a
 batch, and on whatever device, it ends up. The ranges are our choice.
 """
 
 import dataclasses
+import functools
 
 import chex
 import dm_pix as pix
@@ -28,6 +29,7 @@ class AugmentConfig:
     gamma: float = 0.25  # the exponent lies in [exp(-gamma), exp(gamma)], uniform in its logarithm
     noise: float = 0.02  # largest standard deviation of the Gaussian noise, in units of full scale; uniform per clip
     blur_px: float = 0.7  # standard deviation of a Gaussian blur, mixed with the sharp image; share uniform per clip
+    erase: float = 0.0  # probability that a patch of 2 to 20 % of a clip's view is replaced by noise (random erasing)
     flip: float = 0.5  # probability that a clip is mirrored left-right
     view_dropout: float = 0.05  # probability that a view is missing in a clip
 
@@ -35,7 +37,7 @@ class AugmentConfig:
         for name in ("brightness", "contrast", "gamma", "noise", "blur_px"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be a number that is not negative, got {getattr(self, name)}")
-        for name in ("flip", "view_dropout", "contrast"):
+        for name in ("erase", "flip", "view_dropout", "contrast"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
 
@@ -59,7 +61,7 @@ def augment(key: jax.Array, batch: structs.Batch, config: AugmentConfig) -> stru
     chex.assert_rank(batch.frames.images, 5)
     batch = to_float(batch)
     keys = jax.vmap(lambda clip_id: jax.random.fold_in(key, clip_id.astype(jnp.uint32)))(jnp.asarray(batch.clip_id))
-    flip_keys, light_keys, drop_keys = (_fold_each(keys, i) for i in range(3))
+    flip_keys, light_keys, drop_keys, erase_keys = (_fold_each(keys, i) for i in range(4))
     if config.flip > 0:
         flipped = jax.vmap(lambda k: jax.random.bernoulli(k, config.flip))(flip_keys)
         batch = _select(flipped, flip_left_right(batch), batch)
@@ -69,6 +71,8 @@ def augment(key: jax.Array, batch: structs.Batch, config: AugmentConfig) -> stru
         view_valid = batch.frames.view_valid & kept[:, None, :]
         batch = batch.replace(frames=batch.frames.replace(view_valid=view_valid))
     images = _photometric(light_keys, batch.frames.images, config)
+    if config.erase > 0:
+        images = jax.vmap(functools.partial(_erase, probability=config.erase))(erase_keys, images)
     images = jnp.where(batch.frames.view_valid[..., None, None], images, 0.0)
     return batch.replace(frames=batch.frames.replace(images=images))
 
@@ -102,6 +106,7 @@ def flip_left_right(batch: structs.Batch) -> structs.Batch:
         targets=targets.replace(
             joints_headset_m=_negate_x(targets.joints_headset_m[:, :, _MIRROR, :]),
             joint_valid=targets.joint_valid[:, :, _MIRROR],
+            cholesky_m=None if targets.cholesky_m is None else _mirrored_cholesky(targets.cholesky_m[:, :, _MIRROR]),
         ),
     )
 
@@ -133,6 +138,30 @@ def _photometric(keys: jax.Array, images: jax.Array, config: AugmentConfig) -> j
     return jnp.clip(images, 0.0, 1.0)
 
 
+def _erase(key: jax.Array, images: jax.Array, probability: float) -> jax.Array:
+    """Images (T, V, H, W) of a clip with one patch in some views replaced by noise, at one place in all frames.
+
+    Zhong et al., "Random Erasing Data Augmentation": area and aspect ratio are drawn as there, the share of the image
+    is smaller (our choice).
+    """
+    _, V, H, W = images.shape
+    keys = jax.random.split(key, 6)
+    erased = jax.random.bernoulli(keys[0], probability, (V,))
+    area = jax.random.uniform(keys[1], (V,), minval=0.02, maxval=0.2)
+    aspect = jnp.exp(jax.random.uniform(keys[2], (V,), minval=-1.0, maxval=1.0))
+    height, width = (jnp.minimum(jnp.sqrt(area * a), 1.0) for a in (aspect, 1.0 / aspect))
+    inside = [
+        jnp.abs((jnp.arange(n) + 0.5)[None] / n - centre[:, None]) < size[:, None] / 2
+        for n, size, centre in (
+            (H, height, jax.random.uniform(keys[3], (V,))),
+            (W, width, jax.random.uniform(keys[4], (V,))),
+        )
+    ]
+    patch = erased[:, None, None] & inside[0][:, :, None] & inside[1][:, None, :]
+    noise = jax.random.uniform(keys[5], images.shape, images.dtype)
+    return jnp.where(jnp.broadcast_to(patch[None], images.shape), noise, images)
+
+
 def _blurred(images: jax.Array, sigma_px: float) -> jax.Array:
     """Images (..., H, W) convolved with a Gaussian cut off at three sigma; the border is repeated outwards.
 
@@ -158,6 +187,13 @@ def _select(choice: jax.Array, first: structs.Batch, second: structs.Batch) -> s
 
 def _negate_x(vectors: jax.Array) -> jax.Array:
     return vectors * jnp.broadcast_to(jnp.asarray([-1.0, 1.0, 1.0], vectors.dtype), vectors.shape)
+
+
+def _mirrored_cholesky(L: jax.Array) -> jax.Array:
+    """M L M (..., 3, 3) with M = diag(-1, 1, 1): lower-triangular with a positive diagonal, as M L M (M L M)^T =
+    M L L^T M is the mirrored covariance."""
+    signs = jnp.asarray([-1.0, 1.0, 1.0], L.dtype)
+    return L * jnp.broadcast_to(signs[:, None] * signs[None, :], L.shape)
 
 
 def _mirrored(T: jax.Array) -> jax.Array:

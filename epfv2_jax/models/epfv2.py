@@ -31,6 +31,9 @@ class ModelConfig:
     """The model. The paper's ablations (1) to (5) are each one switch."""
 
     encoder: str = "resnet18"  # a key of models.encoders.ENCODERS
+    # What training changes in the encoder: all of it; its weights but not its batch statistics; or nothing (frozen).
+    encoder_train: Literal["all", "weights", "none"] = "all"
+    drop_path: float = 0.0  # share of images that skip the encoder's deepest block in training; falls to 0 at its first
     num_views: int = 4
     num_joints: int = skeleton.NUM_JOINTS
     body: Literal["parametric", "keypoints"] = "parametric"  # ablation (1): "keypoints"
@@ -55,6 +58,7 @@ class ModelConfig:
     def __post_init__(self):
         choices = {
             "encoder": tuple(ENCODERS),
+            "encoder_train": ("all", "weights", "none"),
             "body": tuple(body_lib.BODIES),
             "temporal_position": ("decoder", "query"),
             "dtype": ("float32", "bfloat16"),
@@ -75,6 +79,8 @@ class ModelConfig:
             raise ValueError(
                 f"num_joints: the parametric body has {skeleton.NUM_JOINTS}, not {self.num_joints}; use 'keypoints'"
             )
+        if not 0 <= self.drop_path < 1:
+            raise ValueError(f"drop_path: must be in [0, 1), got {self.drop_path}")
         for name in ("rope_base", "image_std"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: must be positive, got {getattr(self, name)}")
@@ -126,7 +132,12 @@ class EPFv2(nn.Module):
         head = {"hidden_width": config.head_width, "param_dtype": dtypes["param_dtype"]}
         self.body = body_lib.BODIES[config.body](config.num_joints)
 
-        self.encoder = ENCODERS[config.encoder](remat=config.remat, **dtypes)
+        self.encoder = ENCODERS[config.encoder](
+            remat=config.remat,
+            drop_path=config.drop_path,
+            frozen_statistics=config.encoder_train != "all",
+            **dtypes,
+        )
         self.to_tokens = nn.Dense(config.width, **dtypes)
         self.query = QueryToken(config.width, **dtypes)
         if config.temporal and config.temporal_position == "query":
@@ -170,7 +181,10 @@ class EPFv2(nn.Module):
         if jnp.issubdtype(images.dtype, jnp.integer):
             images = images.astype(jnp.float32) / 255
         images = (images - self.config.image_mean) / self.config.image_std
-        features = self.encoder(images.reshape(B * T * V, H, W, 1), train, view_valid.reshape(-1))
+        frozen = self.config.encoder_train == "none"
+        features = self.encoder(images.reshape(B * T * V, H, W, 1), train and not frozen, view_valid.reshape(-1))
+        if frozen:
+            features = jax.lax.stop_gradient(features)
         features = self.to_tokens(features)
         return features.reshape(B, T, V, *features.shape[1:])
 

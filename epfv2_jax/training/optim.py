@@ -1,4 +1,4 @@
-"""The optimizer: AdamW with warm-up and cosine decay, gradient clipping and a learning-rate scale for the encoder."""
+"""The optimizer: AdamW with warm-up and cosine decay, gradient clipping and learning rates by depth for the encoder."""
 
 import dataclasses
 from typing import Any
@@ -6,6 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+
+Layers = tuple[tuple[str, ...], ...]  # names of an encoder's top-level modules by depth, input side first
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -15,11 +17,12 @@ class OptimizerConfig:
     learning_rate: float = 1e-3  # peak
     warmup_steps: int = 500
     final_fraction: float = 0.01  # of the peak, at the last step
-    weight_decay: float = 1e-2  # on matrices and kernels only
+    weight_decay: float = 1e-2  # on kernels only
     b1: float = 0.9
     b2: float = 0.999
     clip_norm: float = 1.0
     encoder_scale: float = 1.0  # the encoder's learning rate relative to the rest
+    encoder_layer_decay: float = 1.0  # and each of its layers relative to the next deeper one (0.65-0.8 for a ViT)
 
     def __post_init__(self):
         for name in ("learning_rate", "clip_norm"):
@@ -28,6 +31,8 @@ class OptimizerConfig:
         for name in ("warmup_steps", "weight_decay", "encoder_scale", "final_fraction"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if not 0 < self.encoder_layer_decay <= 1:
+            raise ValueError(f"encoder_layer_decay must be in (0, 1], got {self.encoder_layer_decay}")
 
 
 def learning_rate_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
@@ -42,20 +47,54 @@ def learning_rate_schedule(config: OptimizerConfig, steps: int) -> optax.Schedul
     )
 
 
-def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """Returns the gradient transformation for a run of `steps` steps."""
-    return optax.chain(
+def make_optimizer(
+    config: OptimizerConfig, steps: int, encoder_layers: Layers = (), freeze_encoder: bool = False
+) -> optax.GradientTransformation:
+    """Returns the gradient transformation for a run of `steps` steps.
+
+    `encoder_layers` names the encoder's modules by depth (the `layers` of an encoder class). A frozen encoder is
+    neither updated nor given moments to remember, and does not count in the gradient's norm.
+    """
+    trained = optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
         optax.scale_by_adam(b1=config.b1, b2=config.b2, mu_dtype=jnp.float32),
         optax.add_decayed_weights(config.weight_decay, mask=decayed),
-        optax.masked(optax.scale(config.encoder_scale), in_encoder),
+        optax.stateless(
+            lambda updates, _: jax.tree.map(jnp.multiply, updates, rate_scales(updates, config, encoder_layers))
+        ),
         optax.scale_by_learning_rate(learning_rate_schedule(config, steps)),
     )
+    if not freeze_encoder:
+        return trained
+    return optax.partition({False: trained, True: optax.set_to_zero()}, in_encoder)
+
+
+def rate_scales(params: Any, config: OptimizerConfig, encoder_layers: Layers) -> Any:
+    """Returns a tree of learning rates relative to that of the decoders.
+
+    Counted from the decoders, the encoder's last layer has encoder_scale * decay, the one before encoder_scale *
+    decay^2, and so on (Bao et al., "BEiT").
+
+    Raises:
+      ValueError: a layer decay is asked for, and an encoder module is in no layer.
+    """
+    depth = {name: len(encoder_layers) - i for i, names in enumerate(encoder_layers) for name in names}
+
+    def scale(path: tuple, leaf: jax.Array) -> float:
+        if path[0].key != "encoder":
+            return 1.0
+        if config.encoder_layer_decay == 1:
+            return config.encoder_scale
+        if path[1].key not in depth:
+            raise ValueError(f"encoder_layer_decay: the encoder's module {path[1].key!r} is in none of its layers")
+        return config.encoder_scale * config.encoder_layer_decay ** depth[path[1].key]
+
+    return jax.tree_util.tree_map_with_path(scale, params)
 
 
 def decayed(params: Any) -> Any:
-    """Returns a tree of bools: True on kernels (two axes or more), False on biases, norms, embeddings of one axis."""
-    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+    """Returns a tree of bools: True on kernels, False on biases, norms, embeddings, tokens and layer scales."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key.endswith("kernel"), params)
 
 
 def in_encoder(params: Any) -> Any:

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 
@@ -34,7 +35,7 @@ def create_state(
         skipped=jnp.zeros((), jnp.int32),
         skipped_in_a_row=jnp.zeros((), jnp.int32),
         params=params,
-        batch_stats=variables["batch_stats"],
+        batch_stats=variables.get("batch_stats", {}),  # not every encoder has any
         opt_state=optimizer.init(params),
         ema_params=jax.tree.map(jnp.copy, params),
     )
@@ -43,3 +44,31 @@ def create_state(
 def inference_variables(state: TrainState) -> dict[str, Any]:
     """Returns the variables that evaluation and deployment use: averaged weights and the running batch statistics."""
     return {"params": state.ema_params, "batch_stats": state.batch_stats}
+
+
+def with_encoder(state: TrainState, variables: Any) -> TrainState:
+    """Returns `state` with the encoder's parameters and batch statistics replaced, where each lies and in its dtype.
+
+    Raises:
+      ValueError: a parameter is missing, unknown or of another shape.
+    """
+
+    def replace(tree: Any, collection: str) -> Any:
+        if "encoder" not in tree:
+            return tree
+        old, new = tree["encoder"], variables[collection]
+        shapes = [jax.tree.map(lambda leaf: leaf.shape, t, is_leaf=lambda t: hasattr(t, "shape")) for t in (old, new)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"the imported encoder's {collection} are not those of the model's encoder; import the weights again "
+                "for the encoder that model.encoder names"
+            )
+        new = jax.tree.map(lambda a, b: jax.device_put(np.asarray(a, b.dtype), b.sharding), new, old)
+        return {**tree, "encoder": new}
+
+    params = replace(state.params, "params")
+    return state.replace(
+        params=params,
+        ema_params={**state.ema_params, "encoder": jax.tree.map(jnp.copy, params["encoder"])},
+        batch_stats=replace(state.batch_stats, "batch_stats"),
+    )

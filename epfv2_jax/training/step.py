@@ -48,16 +48,19 @@ def train_step(
     A step whose loss or gradient is not finite changes nothing but the counters. `key` is the run's root key: the step
     folds its own number in, so a resumed run sees the same noise.
     """
-    batch = augment.augment(jax.random.fold_in(key, state.step), batch, augment_config)
+    augment_key, drop_key = jax.random.split(jax.random.fold_in(key, state.step))
+    batch = augment.augment(augment_key, batch, augment_config)
     progress = state.step / config.steps
 
-    def loss_fn(params, batch_stats, part, counts):
+    def loss_fn(params, batch_stats, part, counts, part_key):
         variables = {"params": params, "batch_stats": batch_stats}
-        predictions, updated = model.apply(variables, part.frames, train=True, mutable=["batch_stats"])
+        predictions, updated = model.apply(
+            variables, part.frames, train=True, mutable=["batch_stats"], rngs={"drop_path": part_key}
+        )
         loss, terms = losses.pose_loss(predictions, part, progress, loss_config, counts)
-        return loss, (terms, updated["batch_stats"])
+        return loss, (terms, updated.get("batch_stats", {}))
 
-    (loss, (terms, batch_stats)), grads = _value_and_grad(loss_fn, state, batch, config.accumulation)
+    (loss, (terms, batch_stats)), grads = _value_and_grad(loss_fn, state, batch, config.accumulation, drop_key)
     grad_norm = optax.tree.norm(grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -76,7 +79,9 @@ def train_step(
     return new, {"loss": loss, "grad_norm": grad_norm, **terms, **counters}
 
 
-def _value_and_grad(loss_fn: Callable, state: TrainState, batch: structs.Batch, accumulation: int) -> Any:
+def _value_and_grad(
+    loss_fn: Callable, state: TrainState, batch: structs.Batch, accumulation: int, key: jax.Array
+) -> Any:
     """Returns ((loss, (terms, batch_stats)), gradients) over the whole batch, in `accumulation` parts.
 
     Each part is normalised by the whole batch's counts, so that losses and gradients simply add.
@@ -84,21 +89,23 @@ def _value_and_grad(loss_fn: Callable, state: TrainState, batch: structs.Batch, 
     value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
     counts = losses.term_counts(batch)
     if accumulation == 1:
-        return value_and_grad(state.params, state.batch_stats, batch, counts)
+        return value_and_grad(state.params, state.batch_stats, batch, counts, key)
+    keys = jax.random.split(key, accumulation)
     parts = jax.tree.map(lambda leaf: leaf.reshape(-1, accumulation, *leaf.shape[1:]).swapaxes(0, 1), batch)
 
-    def add_part(batch_stats, part):
-        (loss, (terms, batch_stats)), grads = value_and_grad(state.params, batch_stats, part, counts)
+    def add_part(batch_stats, part, part_key):
+        (loss, (terms, batch_stats)), grads = value_and_grad(state.params, batch_stats, part, counts, part_key)
         return batch_stats, (loss, terms, grads)
 
     def body(carry, part):
         batch_stats, total = carry
-        batch_stats, values = add_part(batch_stats, part)
+        batch_stats, values = add_part(batch_stats, *part)
         return (batch_stats, jax.tree.map(jnp.add, total, values)), None
 
-    shapes = jax.eval_shape(add_part, state.batch_stats, jax.tree.map(lambda leaf: leaf[0], parts))[1]
+    first = jax.tree.map(lambda leaf: leaf[0], parts)
+    shapes = jax.eval_shape(add_part, state.batch_stats, first, key)[1]
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    (batch_stats, (loss, terms, grads)), _ = jax.lax.scan(body, (state.batch_stats, zeros), parts)
+    (batch_stats, (loss, terms, grads)), _ = jax.lax.scan(body, (state.batch_stats, zeros), (parts, keys))
     return (loss, (terms, batch_stats)), grads
 
 

@@ -14,7 +14,7 @@ from epfv2_jax.data.augment import AugmentConfig, augment, flip_left_right, to_f
 from epfv2_jax.geometry import cameras, skeleton, transforms
 
 B, T, V, H, W = 8, 3, 4, 12, 16
-OFF = dict(brightness=0.0, contrast=0.0, gamma=0.0, noise=0.0, blur_px=0.0, flip=0.0, view_dropout=0.0)
+OFF = dict(brightness=0.0, contrast=0.0, gamma=0.0, noise=0.0, blur_px=0.0, flip=0.0, view_dropout=0.0, erase=0.0)
 KEY = jax.random.key(7)
 
 run = jax.jit(augment, static_argnums=2)
@@ -101,6 +101,36 @@ def test_flip_mirrors_the_world(batch):
     np.testing.assert_allclose(flipped, expected, atol=1e-6)
     transforms.check_rigid(np.asarray(out.frames.T_world_headset))
     transforms.check_rigid(np.asarray(out.frames.rig.T_cam_headset))
+
+
+def test_flip_mirrors_the_teachers_covariance(batch):
+    rng = np.random.default_rng(1)
+    lower = np.tril(rng.normal(size=(*batch.targets.joint_valid.shape, 3, 3)), -1) + 2 * np.eye(3)
+    lower = jnp.asarray(lower, jnp.float32)
+    mixed = batch.replace(targets=batch.targets.replace(cholesky_m=lower, pseudo=jnp.ones(B, bool)))
+    out = flip_left_right(mixed).targets.cholesky_m
+    assert_close(jnp.triu(out, 1), jnp.zeros_like(out))
+    M = np.diag([-1.0, 1.0, 1.0])
+    before = np.asarray(lower[:, :, list(skeleton.MIRROR)])
+    covariance = M @ before @ before.swapaxes(-1, -2) @ M
+    np.testing.assert_allclose(out @ jnp.swapaxes(out, -1, -2), covariance, atol=1e-5)
+    assert_close(flip_left_right(flip_left_right(mixed)), mixed, atol=1e-6)
+
+
+def test_erased_patches_are_rectangles_in_the_stated_share_of_views(batch):
+    many = jax.tree.map(lambda leaf: jnp.concatenate([leaf] * 16), batch).replace(clip_id=jnp.arange(16 * B))
+    many = many.replace(frames=many.frames.replace(view_valid=jnp.ones_like(many.frames.view_valid)))
+    out = run(KEY, many, AugmentConfig(**{**OFF, "erase": 0.4}))
+    changed = np.asarray(out.frames.images != to_float(many).frames.images)
+    touched = changed.any(axis=(1, 3, 4))
+    assert 0.3 < touched.mean() < 0.5
+    for clip, view in np.argwhere(touched)[:20]:
+        patches = changed[clip, :, view]
+        rows, columns = patches.any(axis=(0, 2)), patches.any(axis=(0, 1))
+        assert not patches[:, ~rows].any() and not patches[:, :, ~columns].any()
+        assert patches[:, rows][:, :, columns].mean() > 0.95  # noise may hit the old value
+        assert rows.sum() * columns.sum() <= 0.35 * H * W  # 0.2, and a row and a column of rounding
+    assert out.frames.images.min() >= 0 and out.frames.images.max() <= 1
 
 
 def test_clips_are_flipped_whole_and_with_the_stated_probability(batch):

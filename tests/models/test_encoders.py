@@ -1,5 +1,6 @@
-"""Encoders: torchvision's layout, shapes, batch statistics, rematerialisation."""
+"""Encoders: the originals' layouts, shapes, batch statistics, stochastic depth, rotary places, rematerialisation."""
 
+import functools
 import math
 import re
 
@@ -7,110 +8,326 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from epfv2_jax.models import encoders
-from epfv2_jax.models.encoders import resnet
+from epfv2_jax.models.encoders import parts, vit
+from epfv2_jax.models.encoders.mobilenetv4 import Conv, Fused, Inverted, MobileNetV4
+from epfv2_jax.models.encoders.resnet import Bottleneck, ResNet
 
-# Of torchvision's resnet18 without its classifier.
-TORCHVISION_TRUNK_PARAMETERS = 11_176_512
+CONVOLUTIONAL = [name for name in encoders.ENCODERS if not name.startswith("dinov3")]
+
+# Our name -> file of keys, what of it we leave out, and what it lacks: the list of the transformers is that of a
+# configuration without the biases of queries and values.
+LISTED = {
+    "resnet18": ("torchvision_resnet18", r"fc\.", 0),
+    "mobilenetv4_conv_small": ("timm_mobilenetv4_conv_small", r"blocks\.4\.|conv_head|norm_head|classifier", 0),
+    "mobilenetv4_conv_medium": ("timm_mobilenetv4_conv_medium", r"blocks\.4\.|conv_head|norm_head|classifier", 0),
+    "dinov3_vits16": ("timm_vit_small_patch16_dinov3", "#", 12 * 2 * 384),
+    "dinov3_vits16plus": ("timm_vit_small_plus_patch16_dinov3", "#", 12 * 2 * 384),
+    "dinov3_vitb16": ("timm_vit_base_patch16_dinov3", "#", 12 * 2 * 768),
+    "dinov3_vitl16": ("timm_vit_large_patch16_dinov3", "#", 24 * 2 * 1024),
+}
+
+# Encoders of each family's blocks, and a block's last factor: zero there and the block is its shortcut.
+MINIATURES = {
+    "resnet": functools.partial(ResNet, block=Bottleneck, blocks=(1, 1)),
+    "mobilenetv4": functools.partial(
+        MobileNetV4,
+        stages=((Fused(8, 2, 3, stride=2), Conv(16, 1)), (Inverted(16, 2, 3, 5, stride=2), Inverted(16, 2, 3))),
+    ),
+    "vit": functools.partial(vit.ViT, width=32, depth=2, heads=2, mlp_width=64, gated=True),
+}
+LAST_FACTOR = {"resnet": r"layer2_0/bn3/", "mobilenetv4": r"blocks_1_1/pw_proj/bn/", "vit": r"block_1/layer_scale"}
 
 
+@functools.cache
 def shapes(name):
-    """Returns parameter and statistics shapes of an encoder; nothing is computed."""
-    image = jnp.zeros((1, 32, 32, 1))
-    return jax.eval_shape(encoders.ENCODERS[name]().init, jax.random.key(0), image)
+    """Returns the feature, parameter and statistics shapes of an encoder on 64x96 images; nothing is computed."""
+    encoder = encoders.ENCODERS[name]()
+    return jax.eval_shape(encoder.init_with_output, jax.random.key(0), jnp.zeros((3, 64, 96, 1)))
 
 
-def test_resnet18_has_torchvisions_parameters_but_for_the_stem():
-    count = sum(math.prod(x.shape) for x in jax.tree.leaves(shapes("resnet18")["params"]))
-    assert count == TORCHVISION_TRUNK_PARAMETERS - 2 * 64 * 7 * 7  # one input channel instead of three
+@functools.cache
+def miniature(family):
+    """Returns random variables of a miniature, no two channels alike, and four images."""
+    rng = np.random.default_rng(0)
+    images = jnp.asarray(rng.normal(size=(4, 32, 48, 1)), jnp.float32)
+
+    def draw(leaf):
+        if leaf.ndim == 1:
+            return jnp.asarray(rng.uniform(0.5, 1.5, leaf.shape), jnp.float32)
+        return jnp.asarray(rng.normal(size=leaf.shape) / math.prod(leaf.shape[:-1]) ** 0.5, jnp.float32)
+
+    return jax.tree.map(draw, jax.eval_shape(MINIATURES[family]().init, jax.random.key(0), images)), images
 
 
-def test_resnet18_names_map_one_to_one_onto_torchvisions(shared_data):
-    listed = {}
-    for line in (shared_data / "weight_keys" / "torchvision_resnet18.keys.txt").read_text().splitlines():
-        if line.startswith("#"):
-            continue
-        key, shape, _ = line.split("\t")
-        if not key.startswith("fc.") and not key.endswith("num_batches_tracked"):
-            listed[key] = tuple(int(n) for n in re.findall(r"\d+", shape))
+def keys_of(tree):
+    """Returns {"layer1_0/conv1/kernel": leaf, ...}."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+@functools.cache
+def listed_shapes(folder, name):
+    """Returns {key: shape} of the original's trunk."""
+    file, left_out, _ = LISTED[name]
+    lines = (folder / "weight_keys" / f"{file}.keys.txt").read_text().splitlines()
+    rows = [line.split("\t") for line in lines if not re.match(rf"#|{left_out}|.*num_batches_tracked", line)]
+    return {key: tuple(int(n) for n in re.findall(r"\d+", shape)) for key, shape, _ in rows}
+
+
+@pytest.mark.parametrize("name", LISTED)
+def test_as_many_parameters_as_the_original_but_for_the_stem(shared_data, name):
+    listed = listed_shapes(shared_data, name)
+    theirs = sum(math.prod(shape) for key, shape in listed.items() if "running_" not in key) + LISTED[name][2]
+    (stem,) = (shape for shape in listed.values() if shape[1:2] == (3,))
+    ours = sum(math.prod(x.shape) for x in jax.tree.leaves(shapes(name)[1]["params"]))
+    assert ours == theirs - math.prod(stem) * 2 // 3  # one input channel instead of three
+
+
+@pytest.mark.parametrize(("name", "count"), [("resnet34", 21_797_672 - 513_000), ("resnet50", 25_557_032 - 2_049_000)])
+def test_as_many_parameters_as_torchvision_states_less_its_classifier(name, count):
+    ours = sum(math.prod(x.shape) for x in jax.tree.leaves(shapes(name)[1]["params"]))
+    assert ours == count - 2 * 64 * 7 * 7
+
+
+@pytest.mark.parametrize("name", [name for name in LISTED if name in CONVOLUTIONAL])
+def test_names_map_one_to_one_onto_the_originals(shared_data, name):
     ours = {}
     leaf_names = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
-    variables = shapes("resnet18")
-    for collection in ("params", "batch_stats"):
-        for path, leaf in jax.tree_util.tree_leaves_with_path(variables[collection]):
-            *modules, name = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
-            modules = [re.sub(r"_(\d)$", r".\1", m) for m in modules]
-            shape = leaf.shape
-            if name == "kernel":  # height, width, in, out there; out, in, height, width here
-                shape = tuple(shape[i] for i in (3, 2, 0, 1))
-            ours[".".join([*modules, leaf_names[name]])] = shape
+    for collection in shapes(name)[1].values():
+        for path, leaf in keys_of(collection).items():
+            *modules, last = path.split("/")
+            key = re.sub(r"_(\d+)(?=[._])|_(\d+)\b", r".\1\2", ".".join(modules))
+            # height, width, in, out here; out, in, height, width there
+            shape = tuple(leaf.shape[i] for i in (3, 2, 0, 1)) if last == "kernel" else leaf.shape
+            ours[f"{key}.{leaf_names[last]}"] = shape
+    listed = listed_shapes(shared_data, name)
     assert ours.keys() == listed.keys()
-    differing = {key: (ours[key], listed[key]) for key in ours if ours[key] != listed[key]}
-    assert differing == {"conv1.weight": ((64, 1, 7, 7), (64, 3, 7, 7))}
+    (stem,) = (key for key in ours if ours[key] != listed[key])
+    assert stem in ("conv1.weight", "conv_stem.weight") and listed[stem][1] == 3 and ours[stem][1] == 1
 
 
-@pytest.mark.parametrize(("name", "stride"), [("resnet18", 32), ("small", 8), ("small_stride16", 16), ("tiny", 8)])
-def test_feature_shape_at_sizes_that_are_not_square_nor_multiples(name, stride):
-    for H, W in ((64, 96), (50, 33), (240, 320)):
-        encoder = encoders.ENCODERS[name]()
-        out, _ = jax.eval_shape(encoder.init_with_output, jax.random.key(0), jnp.zeros((3, H, W, 1)))
-        assert out.shape[:3] == (3, math.ceil(H / stride), math.ceil(W / stride))
+def test_mobilenetv4_has_the_originals_strides_paddings_and_sizes(shared_data):
+    listed = {}
+    for line in (shared_data / "weight_keys" / "timm_mobilenetv4_conv_small.arch.txt").read_text().splitlines():
+        if match := re.match(r"(\S+) k(\d) s(\d) p(\d) g(\d+) .*\| \((\d+), (\d+), (\d+)\)$", line):
+            key, *numbers = match.groups()
+            listed[key] = tuple(map(int, numbers))
+    ours = {}
+
+    def record(call, args, kwargs, context):
+        out = call(*args, **kwargs)
+        if isinstance(context.module, nn.Conv):
+            layer, key = context.module, ".".join(context.module.path)
+            (size, _), ((padding, _), _) = layer.kernel_size, layer.padding
+            ours[re.sub(r"blocks_(\d)_(\d)", r"blocks.\1.\2", key)] = (
+                (size, layer.strides, padding, layer.feature_group_count, out.shape[3], *out.shape[1:3])
+            )  # fmt: skip
+        return out
+
+    encoder = encoders.ENCODERS["mobilenetv4_conv_small"]()
+    with nn.intercept_methods(record):
+        jax.eval_shape(encoder.init, jax.random.key(0), jnp.zeros((1, 256, 256, 1)))
+    left_out = {"blocks.4.0.conv", "conv_head"}
+    assert ours == {key: numbers for key, numbers in listed.items() if key not in left_out}
+
+
+@pytest.mark.parametrize("name", encoders.ENCODERS)
+def test_stride_width_and_layers_are_what_an_encoder_says(name):
+    encoder = encoders.ENCODERS[name]()
+    out, variables = shapes(name)
+    assert out.shape == (3, 64 // encoder.stride, 96 // encoder.stride, encoder.width)
+    stated = [module for group in encoder.layers for module in group]
+    present = {module for collection in variables.values() for module in collection}
+    assert len(stated) == len(set(stated)) and set(stated) == present
+    assert len(encoder.layers) >= 2 and all(encoder.layers)
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONAL)
+def test_any_image_size_suits_a_convolutional_encoder(name):
+    encoder = encoders.ENCODERS[name]()
+    variables = shapes(name)[1]
+    out = jax.eval_shape(encoder.apply, variables, jnp.zeros((2, 50, 33, 1)))
+    assert out.shape == (2, math.ceil(50 / encoder.stride), math.ceil(33 / encoder.stride), encoder.width)
+
+
+def test_a_vit_names_the_image_sizes_that_suit_it():
+    encoder = encoders.ENCODERS["dinov3_vits16"]()
+    with pytest.raises(ValueError, match=r"50 x 33 pixels .* multiples of 16, such as 48 x 32"):
+        jax.eval_shape(encoder.init, jax.random.key(0), jnp.zeros((1, 50, 33, 1)))
 
 
 def test_strided_convolution_is_padded_evenly():
     """An impulse in the first pixel reaches output (0, 0) through the kernel's centre; "SAME" would shift it."""
-    layer = resnet.conv(1, 3, 2)
+    layer = parts.conv(1, 3, 2)
     kernel = jnp.arange(9.0).reshape(3, 3, 1, 1)
     image = jnp.zeros((1, 4, 4, 1)).at[0, 0, 0, 0].set(1.0)
     out = layer.apply({"params": {"kernel": kernel}}, image)
     assert out.shape == (1, 2, 2, 1) and float(out[0, 0, 0, 0]) == 4.0
 
 
-@pytest.fixture(scope="module")
-def small():
-    """The small encoder's variables and four images."""
-    images = jnp.asarray(np.random.default_rng(0).normal(size=(4, 16, 16, 1)), jnp.float32)
-    return jax.jit(encoders.ENCODERS["small"]().init)(jax.random.key(0), images), images
+@pytest.mark.parametrize(("size", "stride"), [(3, 1), (5, 2)])
+def test_depthwise_convolution_is_that_of_xla(size, stride):
+    rng = np.random.default_rng(0)
+    image, kernel = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((2, 7, 10, 4), (size, size, 1, 4)))
+
+    def xla(image, kernel):
+        padding = [(size // 2, size // 2)] * 2
+        numbers = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(
+            image, kernel, (stride, stride), padding, dimension_numbers=numbers, feature_group_count=4
+        )
+
+    def ours(image, kernel):
+        return parts.depthwise_conv(4, size, stride).apply({"params": {"kernel": kernel}}, image)
+
+    expected, theirs_back = jax.vjp(xla, image, kernel)
+    out, back = jax.vjp(ours, image, kernel)
+    np.testing.assert_allclose(out, expected, atol=1e-5)
+    for a, b in zip(back(out), theirs_back(out), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
 
 
-def test_images_that_are_not_valid_do_not_enter_the_statistics(small):
-    variables, images = small
-    encoder = encoders.ENCODERS["small"]()
+@pytest.mark.parametrize("family", ["resnet", "mobilenetv4"])
+def test_images_that_are_not_valid_do_not_enter_the_statistics(family):
+    variables, images = miniature(family)
+    encoder = MINIATURES[family]()
     apply = jax.jit(lambda images, valid: encoder.apply(variables, images, True, valid, mutable=["batch_stats"]))
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4)
     valid = jnp.array([True, True, False, True])
     out, statistics = apply(images, valid)
     other, other_statistics = apply(images.at[2].set(9.0), valid)
-    np.testing.assert_allclose(out[valid], other[valid], atol=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), statistics, other_statistics)
-    alone, alone_statistics = jax.jit(lambda x: encoder.apply(variables, x, True, mutable=["batch_stats"]))(
-        images[valid]
+    close(out[valid], other[valid])
+    jax.tree.map(close, statistics, other_statistics)
+    # The statistics of two images are those of the same two twice over.
+    twice, _ = apply(jnp.concatenate([images[:2], images[:2]]), jnp.array([True, True, False, False]))
+    close(twice, apply(jnp.concatenate([images[:2], images[:2]]), jnp.ones(4, bool))[0])
+    # Where no image is valid all count: the output is masked elsewhere and has to be finite.
+    jax.tree.map(close, apply(images, jnp.zeros(4, bool)), apply(images, jnp.ones(4, bool)))
+    assert not np.allclose(out[valid], apply(images, jnp.ones(4, bool))[0][valid], atol=1e-2)
+
+
+@pytest.mark.parametrize("family", ["resnet", "mobilenetv4"])
+def test_frozen_statistics_stay_and_training_computes_what_inference_does(family):
+    variables, images = miniature(family)
+    apply = jax.jit(
+        lambda train, frozen: MINIATURES[family](frozen_statistics=frozen).apply(
+            variables, images, train, mutable=["batch_stats"]
+        ),
+        static_argnums=(0, 1),
     )
-    np.testing.assert_allclose(out[valid], alone, atol=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), statistics, alone_statistics)
-    nothing, nothing_statistics = apply(images, jnp.zeros(4, bool))
-    assert all(np.isfinite(x).all() for x in jax.tree.leaves((nothing, nothing_statistics)))
+    out, updated = apply(True, True)
+    jax.tree.map(np.testing.assert_array_equal, updated["batch_stats"], variables["batch_stats"])
+    np.testing.assert_array_equal(out, apply(False, False)[0])
 
 
-def test_rematerialising_changes_the_program_and_no_number(small):
-    variables, images = small
+class DropPath(nn.Module):
+    """`drop_path` of its input."""
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, branch, train):
+        return parts.drop_path(branch, self.rate, train)
+
+
+def test_drop_path_drops_the_branch_of_whole_images_and_keeps_the_mean():
+    branch = 1 + jnp.asarray(np.random.default_rng(0).uniform(size=(4000, 2, 3)), jnp.float32)
+    for rate, train in ((0.0, True), (0.25, False)):  # neither needs a random key
+        assert DropPath(rate).apply({}, branch, train) is branch
+    ratio = DropPath(0.25).apply({}, branch, True, rngs={"drop_path": jax.random.key(0)}) / branch
+    kept = np.asarray(ratio[:, 0, 0] > 0)
+    np.testing.assert_allclose(ratio, np.broadcast_to(kept[:, None, None] / 0.75, ratio.shape), rtol=1e-6)
+    assert abs(kept.mean() - 0.75) < 4 * math.sqrt(0.25 * 0.75 / 4000)
+
+
+def test_drop_path_grows_linearly_with_depth():
+    np.testing.assert_allclose(parts.drop_path_rates(0.3, 4), [0, 0.1, 0.2, 0.3], atol=1e-12)
+    assert parts.drop_path_rates(0.3, 1) == [0.3]
+
+
+@pytest.mark.parametrize("family", MINIATURES)
+def test_a_block_that_is_always_dropped_is_its_shortcut(family):
+    """In a miniature the deepest block alone is ever dropped: the first has rate 0, others no shortcut."""
+    variables, images = miniature(family)
+
+    def without_last_block(path, leaf):
+        last = re.match(LAST_FACTOR[family], jax.tree_util.keystr(path, simple=True, separator="/"))
+        return jnp.zeros_like(leaf) if last else leaf
+
+    cut = {**variables, "params": jax.tree_util.tree_map_with_path(without_last_block, variables["params"])}
+    encoder = MINIATURES[family](drop_path=0.999999, frozen_statistics=True)
+    rngs = {"drop_path": jax.random.key(0)}
+    apply = jax.jit(lambda variables, train: encoder.apply(variables, images, train, rngs=rngs), static_argnums=1)
+    np.testing.assert_allclose(apply(variables, True), apply(cut, False), rtol=1e-5, atol=1e-5)
+    assert not np.allclose(apply(variables, False), apply(cut, False), atol=1e-2)
+
+
+@pytest.mark.parametrize("family", MINIATURES)
+def test_rematerialising_changes_the_program_and_no_number(family):
+    variables, images = miniature(family)
+    statistics = {name: tree for name, tree in variables.items() if name != "params"}
 
     def loss(params, remat):
-        encoder = encoders.ENCODERS["small"](remat=remat)
-        out, updated = encoder.apply({**variables, "params": params}, images, True, mutable=["batch_stats"])
-        return jnp.square(out).sum(), updated
+        encoder = MINIATURES[family](remat=remat, drop_path=0.3)
+        out, updated = encoder.apply(
+            {**statistics, "params": params},
+            images,
+            True,
+            rngs={"drop_path": jax.random.key(1)},
+            mutable=["batch_stats"],
+        )
+        return jnp.square(out).mean(), updated
 
-    gradients = jax.value_and_grad(loss, has_aux=True)
-    plain, rematerialised = (
-        jax.jit(gradients, static_argnums=1)(variables["params"], remat) for remat in (False, True)
-    )
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), plain, rematerialised)
-    programs = [str(jax.make_jaxpr(gradients, static_argnums=1)(variables["params"], r)) for r in (False, True)]
-    assert "prevent_cse" not in programs[0] and "prevent_cse" in programs[1]
+    gradients = jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=1)
+    plain, rematerialised = (gradients.trace(variables["params"], remat) for remat in (False, True))
+    assert "prevent_cse" not in str(plain.jaxpr) and "prevent_cse" in str(rematerialised.jaxpr)
+    numbers = (traced.lower().compile()(variables["params"]) for traced in (plain, rematerialised))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), *numbers)
 
 
-def test_bfloat16_keeps_parameters_and_statistics_in_float32():
-    encoder = encoders.ENCODERS["resnet18"](dtype=jnp.bfloat16)
-    out, variables = jax.eval_shape(encoder.init_with_output, jax.random.key(0), jnp.zeros((1, 32, 32, 1)))
+@pytest.mark.parametrize("family", MINIATURES)
+def test_bfloat16_is_close_and_keeps_parameters_and_statistics_in_float32(family):
+    variables, images = miniature(family)
+    encoder = MINIATURES[family](dtype=jnp.bfloat16)
+    assert {x.dtype for x in jax.tree.leaves(jax.eval_shape(encoder.init, jax.random.key(0), images))} == {
+        jnp.dtype("float32")
+    }
+    out = jax.jit(encoder.apply)(variables, images)
     assert out.dtype == jnp.bfloat16
-    assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    exact = jax.jit(MINIATURES[family]().apply)(variables, images)
+    assert jnp.linalg.norm(out.astype(jnp.float32) - exact) < 0.02 * jnp.linalg.norm(exact)
+
+
+def test_attention_of_patches_depends_on_where_one_lies_from_the_other():
+    h, w, K, extra = 3, 5, 16, 5
+    query, key = np.random.default_rng(0).normal(size=(2, K))
+
+    def everywhere(x):
+        x = jnp.broadcast_to(jnp.asarray(x, jnp.float32), (1, extra + h * w, 1, K))
+        return np.asarray(vit.rotate(x, vit.rotary_table(h, w, K, extra)))[0, :, 0]
+
+    queries, keys = everywhere(query), everywhere(key)
+    # CLS and registers stand nowhere.
+    np.testing.assert_array_equal(queries[:extra], np.tile(query.astype(np.float32), (extra, 1)))
+    cells = [(y, x) for y in range(h) for x in range(w)]
+    scores = {}
+    for (y, x), q in zip(cells, queries[extra:], strict=True):
+        for (other_y, other_x), k in zip(cells, keys[extra:], strict=True):
+            scores.setdefault((other_y - y, other_x - x), []).append(q @ k)
+    assert len(scores) == (2 * h - 1) * (2 * w - 1)
+    assert max(np.ptp(same) for same in scores.values()) < 1e-5
+    distinct = np.sort([same[0] for same in scores.values()])
+    assert np.diff(distinct).min() > 1e-4
+    np.testing.assert_allclose(scores[0, 0][0], query @ key, rtol=1e-5)
+
+
+def test_rotary_angles_are_the_published_ones():
+    """Cell centres in (-1, 1), periods 100^(4k / K); y in the first quarter of the channels, x in the second."""
+    cos, sin = vit.rotary_table(2, 4, 8, 0)
+    y, x = -0.5, 0.25  # row 0, column 2
+    angle = 2 * math.pi * np.array([y, y / 10, x, x / 10])
+    np.testing.assert_allclose(cos[2], np.cos(np.tile(angle, 2)), atol=1e-6)
+    np.testing.assert_allclose(sin[2], np.sin(np.tile(angle, 2)), atol=1e-6)

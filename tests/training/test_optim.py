@@ -7,14 +7,20 @@ import pytest
 
 from epfv2_jax.training import optim
 
+LAYERS = (("stem", "tokens"), ("block_0",), ("block_1",))
 PARAMS = {
-    "encoder": {"kernel": jnp.ones((3, 3)), "bias": jnp.ones(3)},
+    "encoder": {
+        "stem": {"kernel": jnp.ones((3, 3)), "bias": jnp.ones(3)},
+        "tokens": jnp.ones((1, 4, 3)),
+        "block_0": {"kernel": jnp.ones((3, 3))},
+        "block_1": {"kernel": jnp.ones((3, 3))},
+    },
     "head": {"kernel": jnp.ones((3, 3)), "bias": jnp.ones(3)},
 }
 
 
-def updates(config, grads, params=PARAMS):
-    optimizer = optim.make_optimizer(config, 100)
+def updates(config, grads, params=PARAMS, **encoder):
+    optimizer = optim.make_optimizer(config, 100, **encoder)
     return optimizer.update(grads, optimizer.init(params), params)[0]
 
 
@@ -24,14 +30,44 @@ def test_weight_decay_is_on_kernels_only():
     result = updates(config, zero)
     np.testing.assert_allclose(result["head"]["kernel"], -config.learning_rate * 0.5)
     np.testing.assert_array_equal(result["head"]["bias"], 0)
+    np.testing.assert_array_equal(result["encoder"]["tokens"], 0)
 
 
 def test_encoder_scale_scales_the_encoder_only():
     grads = jax.tree.map(jnp.ones_like, PARAMS)
     full = updates(optim.OptimizerConfig(warmup_steps=0), grads)
     scaled = updates(optim.OptimizerConfig(warmup_steps=0, encoder_scale=0.1), grads)
-    np.testing.assert_allclose(scaled["encoder"]["kernel"], 0.1 * full["encoder"]["kernel"], rtol=1e-6)
+    np.testing.assert_allclose(scaled["encoder"]["stem"]["kernel"], 0.1 * full["encoder"]["stem"]["kernel"], rtol=1e-6)
     np.testing.assert_array_equal(scaled["head"]["kernel"], full["head"]["kernel"])
+
+
+def test_each_encoder_layer_learns_slower_than_the_next():
+    grads = jax.tree.map(jnp.ones_like, PARAMS)
+    plain = {"warmup_steps": 0, "weight_decay": 0.0}
+    full = updates(optim.OptimizerConfig(**plain), grads)
+    config = optim.OptimizerConfig(**plain, encoder_scale=0.5, encoder_layer_decay=0.8)
+    decayed = updates(config, grads, encoder_layers=LAYERS)
+    ratios = jax.tree.map(lambda a, b: float((a / b).ravel()[0]), decayed, full)
+    assert ratios["head"] == {"kernel": 1.0, "bias": 1.0}
+    expected = {"block_1": 0.5 * 0.8, "block_0": 0.5 * 0.8**2, "stem": 0.5 * 0.8**3, "tokens": 0.5 * 0.8**3}
+    for name, value in expected.items():
+        np.testing.assert_allclose(jax.tree.leaves(ratios["encoder"][name]), value, rtol=1e-6)
+
+
+def test_a_module_outside_every_layer_is_named():
+    with pytest.raises(ValueError, match="block_1"):
+        updates(optim.OptimizerConfig(encoder_layer_decay=0.8), PARAMS, encoder_layers=LAYERS[:2])
+
+
+def test_a_frozen_encoder_is_left_alone_and_costs_no_moments_nor_norm():
+    grads = jax.tree.map(jnp.ones_like, PARAMS)
+    optimizer = optim.make_optimizer(optim.OptimizerConfig(warmup_steps=0), 100, freeze_encoder=True)
+    result, state = optimizer.update(grads, optimizer.init(PARAMS), PARAMS)
+    assert all(not leaf.any() for leaf in jax.tree.leaves(result["encoder"]))
+    moments = [leaf for leaf in jax.tree.leaves(state) if leaf.ndim > 0]
+    assert len(moments) == 2 * len(jax.tree.leaves(PARAMS["head"]))
+    # The clip saw the head alone: its norm is sqrt(12), so each first moment is (1 - b1) / sqrt(12).
+    np.testing.assert_allclose(moments[0], 0.1 / 12**0.5, rtol=1e-6)
 
 
 def test_schedule_rises_to_the_peak_and_ends_at_the_fraction():
@@ -51,7 +87,9 @@ def test_update_is_bounded_by_the_clip_whatever_the_gradient():
     assert all(float(jnp.abs(m).max()) <= 0.1 * 1.0 for m in moments)  # (1 - b1) * clip_norm
 
 
-@pytest.mark.parametrize("bad", [{"learning_rate": 0.0}, {"warmup_steps": -1}, {"clip_norm": -1.0}])
+@pytest.mark.parametrize(
+    "bad", [{"learning_rate": 0.0}, {"warmup_steps": -1}, {"clip_norm": -1.0}, {"encoder_layer_decay": 1.5}]
+)
 def test_bad_values_are_named(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         optim.OptimizerConfig(**bad)

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from epfv2_jax.models.encoders.resnet import batch_norm, block_class, conv, statistics_mask
+from epfv2_jax.models.encoders.parts import batch_norm, block_class, conv, drop_path_rates, statistics_mask
+from epfv2_jax.models.encoders.resnet import BasicBlock
 
 
 class Small(nn.Module):
@@ -23,6 +24,26 @@ class Small(nn.Module):
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
     remat: bool = False  # recompute the blocks in the backward pass: less memory, more time
+    drop_path: float = 0.0  # of the deepest block, in training
+    frozen_statistics: bool = False  # batch normalisation by the running statistics, in training too
+
+    @property
+    def stride(self) -> int:
+        """Image pixels a feature, along each axis."""
+        return 2 ** (1 + len(self.widths))
+
+    @property
+    def width(self) -> int:
+        """Channels of the features."""
+        return self.widths[-1]
+
+    @property
+    def layers(self) -> tuple[tuple[str, ...], ...]:
+        """Names of the parameter modules, grouped by depth, input side first."""
+        return (
+            ("conv1", "bn1"),
+            *((f"layer{s + 1}_{i}",) for s, number in enumerate(self.blocks) for i in range(number)),
+        )
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False, image_valid: jax.Array | None = None) -> jax.Array:
@@ -30,10 +51,17 @@ class Small(nn.Module):
         mask = statistics_mask(image_valid)
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         x = conv(self.widths[0], 7, 4, name="conv1", **dtypes)(images.astype(self.dtype))
-        x = nn.relu(batch_norm(train, name="bn1", **dtypes)(x, mask=mask))
-        block = block_class(self.remat)
+        x = nn.relu(batch_norm(self.frozen_statistics or not train, name="bn1", **dtypes)(x, mask=mask))
+        block = block_class(BasicBlock, self.remat)
+        drop_rates = iter(drop_path_rates(self.drop_path, sum(self.blocks)))
         for stage, (width, number) in enumerate(zip(self.widths, self.blocks, strict=True)):
             for i in range(number):
-                stride = 2 if stage > 0 and i == 0 else 1
-                x = block(width, stride, name=f"layer{stage + 1}_{i}", **dtypes)(x, train, mask)
+                x = block(
+                    channels=width,
+                    stride=2 if stage > 0 and i == 0 else 1,
+                    drop_rate=next(drop_rates),
+                    frozen_statistics=self.frozen_statistics,
+                    name=f"layer{stage + 1}_{i}",
+                    **dtypes,
+                )(x, train, mask)
         return x
