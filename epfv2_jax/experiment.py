@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 import jax
@@ -16,10 +16,11 @@ import numpy as np
 import tqdm
 
 from epfv2_jax import checkpoint, evaluation, losses, metrics, structs
+from epfv2_jax.autolabel import distill
 from epfv2_jax.core import config as config_lib
 from epfv2_jax.data import augment as augment_lib
 from epfv2_jax.data import conversion as conversion_lib
-from epfv2_jax.data import pipeline, records
+from epfv2_jax.data import labels, pipeline, records
 from epfv2_jax.data.synthetic import writer
 from epfv2_jax.models import epfv2
 from epfv2_jax.models.encoders import ENCODERS
@@ -177,6 +178,56 @@ def initial_state(config: ExperimentConfig, trainable: Trainable) -> state_lib.T
     return state_lib.with_encoder(state, variables)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stream:
+    """The batches of a training run."""
+
+    batches: Generator[structs.Batch, None, None]  # numpy, this process's share
+    label: Callable[[structs.Batch], structs.Batch]  # on the devices, before the step: a teacher where there is one
+    describe_clip: Callable[[int], str]
+
+
+def open_stream(config: ExperimentConfig, training: records.Records, start_step: int) -> Stream:
+    """Returns the batches from `start_step` on: of labelled clips and, if the recipe says so, of pseudo-labelled ones.
+
+    Raises:
+      ValueError: labels, teacher or records are absent, or do not belong together.
+    """
+    reading = {
+        "seed": config.seed,
+        "start_step": start_step,
+        "process_index": jax.process_index(),
+        "process_count": jax.process_count(),
+    }
+    clips = pipeline.build_index(training, config.data.clip_frames)
+    batches = pipeline.train_batches(training, config.data, **reading)
+    pseudo = config.data.pseudo
+    if pseudo is None:
+        return Stream(batches=batches, label=lambda batch: batch, describe_clip=clips.describe)
+
+    unlabelled = records.open_records(pseudo.directory)
+    pseudo_clips = pipeline.build_index(unlabelled, config.data.clip_frames)
+    teacher = None
+    if pseudo.teacher is not None:
+        teacher = distill.OnlineTeacher(*checkpoint.load_model(pseudo.teacher)[:2], max_sigma_m=pseudo.max_sigma_m)
+    pseudo_batches = pipeline.train_batches(
+        unlabelled,
+        dataclasses.replace(config.data, batch_size=pseudo.batch_size),
+        labels=None if pseudo.labels is None else labels.open_labels(pseudo.labels, unlabelled),
+        **reading,
+    )
+    return Stream(
+        batches=pipeline.mixed_batches(
+            batches,
+            pseudo_batches,
+            first_pseudo_clip_id=len(clips),
+            max_sigma_m=None if teacher else pseudo.max_sigma_m,
+        ),
+        label=teacher or (lambda batch: batch),
+        describe_clip=lambda i: clips.describe(i) if i < len(clips) else pseudo_clips.describe(i - len(clips)),
+    )
+
+
 def checkpoint_dir(config: ExperimentConfig) -> pathlib.Path:
     """Returns where a run keeps its checkpoints."""
     return pathlib.Path(config.output_dir) / "checkpoints"
@@ -191,14 +242,13 @@ def train(config: ExperimentConfig) -> None:
       NonFiniteError: too many steps in a row were not finite.
     """
     mesh = sharding.make_mesh(config.mesh)
-    sharding.check_batch_size(config.data.batch_size, config.step.accumulation, mesh)
+    sharding.check_batch_size(config.data.total_batch_size, config.step.accumulation, mesh)
     output = pathlib.Path(config.output_dir)
     output.mkdir(parents=True, exist_ok=True)
     resolved = config_lib.to_mapping(config)
     training, validation = (
         open_split(config.dataset, s) for s in (config.data.split, config.evaluation.validation_split)
     )
-    clips = pipeline.build_index(training, config.data.clip_frames)
     example = next(pipeline.eval_batches(training, config.data.clip_frames, batch_size=1))
     trainable = build_trainable(config, mesh, example.frames)
 
@@ -211,18 +261,11 @@ def train(config: ExperimentConfig) -> None:
             records.write_json(output / "config.json", resolved)
         else:
             state, _ = checkpoints.restore(trainable.abstract_state)
-        batches = pipeline.train_batches(
-            training,
-            config.data,
-            seed=config.seed,
-            start_step=int(state.step),
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
+        stream = open_stream(config, training, int(state.step))
         loop_lib.run(
             state=state,
-            step_fn=trainable.step_fn,
-            batches=stack.enter_context(contextlib.closing(batches)),
+            step_fn=lambda state, batch, key: trainable.step_fn(state, stream.label(batch), key),
+            batches=stack.enter_context(contextlib.closing(stream.batches)),
             key=trainable.key,
             mesh=mesh,
             steps=config.step.steps,
@@ -237,7 +280,7 @@ def train(config: ExperimentConfig) -> None:
                     max_clips=config.evaluation.validation_clips,
                 ).metrics
             ),
-            describe_clip=clips.describe,
+            describe_clip=stream.describe_clip,
             directory=output,
         )
 

@@ -75,6 +75,8 @@ def pose_loss(
     pseudo_loss, pseudo_terms = _supervised(predictions, pseudo, progress, config, own["pseudo"], counts["pseudo"])
     loss = loss + config.pseudo_weight * pseudo_loss
     terms |= {f"pseudo_{name}": term for name, term in pseudo_terms.items()}
+    there = (batch.frames.frame_valid & batch.targets.pseudo[:, None]).sum(dtype=jnp.float32)
+    terms["pseudo_kept"] = (own["pseudo"]["position"], there * batch.targets.joint_valid.shape[-1])
     if predictions.cholesky_m is not None and config.distillation_weight > 0:
         distance = masks.masked_sum(
             uncertainty_distance(predictions.cholesky_m, batch.targets.cholesky_m, _valid(pseudo), config.unit_m),

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from pose_fakes import fake_batch
 
-from epfv2_jax import checkpoint, experiment
+from epfv2_jax import auto_label, checkpoint, experiment
+from epfv2_jax.core import config as config_lib
 from epfv2_jax.training import sharding
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
@@ -35,7 +36,16 @@ SHIPPED = [
 
 
 def test_every_shipped_recipe_is_in_the_list():
-    assert {path.stem for path in CONFIGS.glob("*.py")} == {name for name, *_ in SHIPPED}
+    assert {path.stem for path in CONFIGS.glob("*.py")} == {name for name, *_ in SHIPPED} | {"als_quickstart"}
+
+
+def test_the_shipped_auto_labelling_recipe_is_valid():
+    config = config_lib.from_mapping(auto_label.AutoLabelConfig, recipe("als_quickstart", "3"))
+    students = auto_label.students(config.student)
+    assert len({student.output_dir for student in students.values()}) == 3
+    assert {student.step.steps for student in students.values()} == {config.student.step.steps}
+    assert students["without_als"].data.pseudo is None and students["als"].loss.distillation_weight == 0
+    assert config.student.data.pseudo.directory == f"{config.unlabelled.directory}/{config.student.data.split}"
 
 
 @pytest.mark.parametrize("args", SHIPPED, ids=":".join)

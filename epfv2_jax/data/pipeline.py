@@ -11,6 +11,7 @@ import collections
 import dataclasses
 import threading
 from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import grain
 import jax
@@ -18,11 +19,33 @@ import numpy as np
 
 from epfv2_jax import structs
 from epfv2_jax.data import records as records_lib
+from epfv2_jax.data.labels import Labels
 from epfv2_jax.data.records import FrameRun, Records
 from epfv2_jax.geometry.skeleton import NUM_JOINTS
 
+Array = TypeVar("Array", np.ndarray, jax.Array)
+
 #: `clip_id` of a clip that only fills up the last batch.
 PADDING_CLIP_ID = -1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PseudoConfig:
+    """Clips without truth that a teacher labels, mixed into every batch; give either `labels` or `teacher`."""
+
+    directory: str  # records of one split; their own joints are never read
+    labels: str | None = None  # the output of a label pass over them
+    teacher: str | None = None  # checkpoints of a teacher that labels the clips in the step: for small sets
+    batch_size: int = 8  # clips in each batch, besides the labelled ones
+    max_sigma_m: float | None = None  # joints of which the teacher is less sure than this are left out; None: all count
+
+    def __post_init__(self):
+        if (self.labels is None) == (self.teacher is None):
+            raise ValueError("give either labels (a label pass) or teacher (checkpoints), and not both")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        if self.max_sigma_m is not None and not self.max_sigma_m > 0:
+            raise ValueError(f"max_sigma_m must be positive, got {self.max_sigma_m}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,6 +59,12 @@ class DataConfig:
     prefetch_batches: int = 4  # ready or under way ahead of the step; host memory grows with it
     worker_processes: int = 0  # processes that read, each with `read_threads`; 0: the caller's own. For many cores
     cache_bytes: int = 256 * 2**20  # of JPEG data kept in memory, for data sets that fit; 0: every clip is read anew
+    pseudo: PseudoConfig | None = None  # for a student; None: all clips carry the truth
+
+    @property
+    def total_batch_size(self) -> int:
+        """Clips of a batch, labelled by whomever."""
+        return self.batch_size + (self.pseudo.batch_size if self.pseudo else 0)
 
     def __post_init__(self):
         for name, least in (
@@ -99,8 +128,12 @@ def train_batches(
     start_step: int = 0,
     process_index: int = 0,
     process_count: int = 1,
+    labels: Labels | None = None,
 ) -> Iterator[structs.Batch]:
     """Returns the endless batches from `start_step` on, numpy arrays, of which this process gets its share.
+
+    With `labels` the targets are those of a teacher and the records' own joints are not used; rows with anything wrong
+    about them are not valid.
 
     Close the iterator (it is a generator) to stop the reading ahead. The order of all batches, put together over the
     processes, is the same for every `process_count`.
@@ -117,7 +150,7 @@ def train_batches(
         raise ValueError(f"start_step must not be negative, got {start_step}")
     index = build_index(records, config.clip_frames)
     share = config.batch_size // process_count
-    loader = _Loader(records, index, cache_bytes=config.cache_bytes)
+    loader = _Loader(records, index, cache_bytes=config.cache_bytes, labels=labels)
 
     def load(clip_ids: np.ndarray) -> structs.Batch:
         return loader(clip_ids[process_index * share : (process_index + 1) * share])
@@ -127,6 +160,53 @@ def train_batches(
     order = grain.MapDataset.range(len(index)).shuffle(seed=shuffle_seed).repeat()
     batches = order.batch(config.batch_size)[start_step:].map(load)
     return _iterate(batches, config.read_threads, config.prefetch_batches, config.worker_processes)
+
+
+def mixed_batches(
+    labelled: Iterator[structs.Batch],
+    pseudo: Iterator[structs.Batch],
+    *,
+    first_pseudo_clip_id: int,
+    max_sigma_m: float | None = None,
+) -> Iterator[structs.Batch]:
+    """Returns batches of the labelled clips followed by the pseudo-labelled ones; closing it closes both.
+
+    The pseudo-labelled clips are numbered from `first_pseudo_clip_id` on. Joints whose uncertainty (root mean square of
+    the teacher's scale over the axes) is above `max_sigma_m` are not valid.
+    """
+    try:
+        for first, second in zip(labelled, pseudo, strict=False):
+            targets = second.targets
+            cholesky_m = targets.cholesky_m
+            if cholesky_m is None:  # to be labelled later, or by a teacher that does not tell
+                cholesky_m = _no_cholesky(targets.joint_valid.shape)
+            joint_valid = targets.joint_valid
+            if max_sigma_m is not None:
+                joint_valid = joint_valid & confident(cholesky_m, max_sigma_m)
+            second = second.replace(
+                targets=targets.replace(
+                    joint_valid=joint_valid, cholesky_m=cholesky_m, pseudo=np.ones(len(second.clip_id), bool)
+                ),
+                clip_id=second.clip_id + np.int32(first_pseudo_clip_id),
+            )
+            first = first.replace(
+                targets=first.targets.replace(
+                    pseudo=np.zeros(len(first.clip_id), bool), cholesky_m=_no_cholesky(first.targets.joint_valid.shape)
+                )
+            )
+            yield jax.tree.map(lambda a, b: np.concatenate([a, b]), first, second)
+    finally:
+        for source in (labelled, pseudo):
+            source.close()
+
+
+def confident(cholesky_m: Array, max_sigma_m: float) -> Array:
+    """Returns (...) bool: whether the root mean square scale over the axes, |L| / sqrt(3), is at most `max_sigma_m`."""
+    return (cholesky_m**2).sum(axis=(-2, -1)) <= 3 * max_sigma_m**2
+
+
+def _no_cholesky(leading: tuple[int, ...]) -> np.ndarray:
+    return np.broadcast_to(np.eye(3, dtype=np.float32), (*leading, 3, 3))
 
 
 def eval_batches(
@@ -194,12 +274,21 @@ def _accept_unparsed_flags() -> None:
 class _Loader:
     """Reads and decodes clips into the arrays of a batch. Threads may share it; it can be pickled."""
 
-    def __init__(self, records: Records, index: ClipIndex, *, cache_bytes: int, images: bool = True):
+    def __init__(
+        self,
+        records: Records,
+        index: ClipIndex,
+        *,
+        cache_bytes: int,
+        images: bool = True,
+        labels: Labels | None = None,
+    ):
         self._runs = _RunCache(records, cache_bytes)
         self._index = index
         self._num_views = records.num_views
         self._image_size_hw = records.image_size_hw if images else (0, 0)
         self._directory = records.directory
+        self._labels = labels
 
     def __call__(self, clip_ids: Sequence[int]) -> structs.Batch:
         B, T, V = len(clip_ids), self._index.clip_frames, self._num_views
@@ -212,6 +301,7 @@ class _Loader:
         }
         joints_headset_m = np.zeros((B, T, NUM_JOINTS, 3), np.float32)
         joint_valid = np.zeros((B, T, NUM_JOINTS), bool)
+        cholesky_m = None if self._labels is None else _no_cholesky((B, T, NUM_JOINTS)).copy()
         rigs = []
         for b, clip_id in enumerate(clip_ids):
             if clip_id == PADDING_CLIP_ID:
@@ -229,11 +319,18 @@ class _Loader:
             arrays["T_world_headset"][b, n:] = run.T_world_headset[start + n - 1]
             arrays["frame_valid"][b, :n] = True
             arrays["frame_gap"][b, 1:n] = np.diff(run.frame_index[part])
-            joint_valid[b, :n] = run.joint_valid[part]
-            joints_headset_m[b, :n] = _joints_headset_m(run, part)
+            if self._labels is None:
+                joint_valid[b, :n] = run.joint_valid[part]
+                joints_headset_m[b, :n] = _joints_headset_m(run, part)
+                continue
+            label = self._labels[int(self._index.record[clip_id])]
+            joint_valid[b, :n] = label.ok[part, None]
+            joints_headset_m[b, :n] = label.joints_headset_m[part]
+            if label.cholesky6_m is not None:
+                cholesky_m[b, :n] = np.where(label.ok[part, None, None, None], label.cholesky_m[part], np.eye(3))
         return structs.Batch(
             frames=structs.Frames(rig=self._stack(rigs), **arrays),
-            targets=structs.Targets(joints_headset_m=joints_headset_m, joint_valid=joint_valid),
+            targets=structs.Targets(joints_headset_m=joints_headset_m, joint_valid=joint_valid, cholesky_m=cholesky_m),
             clip_id=np.asarray(clip_ids, np.int32),
         )
 

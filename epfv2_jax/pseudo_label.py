@@ -1,0 +1,176 @@
+"""Labels a directory of records (one split) by a trained model: plan, run, status, verify.
+
+  python -m epfv2_jax.pseudo_label plan   --records DIR --teacher CHECKPOINTS --out DIR
+  python -m epfv2_jax.pseudo_label run    --records DIR --teacher CHECKPOINTS --out DIR [--engine local|index|ray]
+  python -m epfv2_jax.pseudo_label status --out DIR
+  python -m epfv2_jax.pseudo_label verify --records DIR --out DIR [--parquet DIR]
+
+`run` labels what is not labelled yet; kill it when you like and run it again. Each frame is labelled, or quarantined
+with a reason. Exit codes of run (for the units of this call) and verify (for the whole pass): 0 all rows are ok, 3
+complete but some rows are quarantined, 1 an error, 2 wrong arguments.
+
+Engines: `local` is this process. `index` is unit i, i + n, ... of process i of n: --index and --count, or from the
+environment of a SLURM array, or of an indexed Kubernetes Job or JobSet (JOB_COMPLETION_INDEX; its completions are
+--count). `ray` is one actor for each --actor of the cluster at --address, say --actor GPU=1 or --actor TPU=4.
+
+A process uses all devices that it sees and talks to no other. On a slice of a TPU pod the runtime by default joins the
+hosts and waits for all of them. With these variables, set before start, each host of four chips is on its own:
+  TPU_CHIPS_PER_PROCESS_BOUNDS=2,2,1 TPU_PROCESS_BOUNDS=1,1,1 TPU_VISIBLE_CHIPS=0,1,2,3 CLOUD_TPU_TASK_ID=0
+and for one process a chip: TPU_CHIPS_PER_PROCESS_BOUNDS=1,1,1 TPU_PROCESS_BOUNDS=1,1,1 TPU_VISIBLE_CHIPS=i. Older
+runtimes call the third TPU_VISIBLE_DEVICES. For one process a GPU: CUDA_VISIBLE_DEVICES=i. (Not yet run by us on TPUs.)
+"""
+
+import argparse
+import functools
+import math
+import os
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+import tqdm
+
+from epfv2_jax.autolabel import plan as plan_lib
+from epfv2_jax.autolabel import verify as verify_lib
+from epfv2_jax.autolabel import worker
+from epfv2_jax.core import engines
+from epfv2_jax.data import labels
+from epfv2_jax.geometry import skeleton
+
+EXIT_OK, EXIT_ERROR, EXIT_BAD_ROWS = 0, 1, 3
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit code."""
+    args = _parser().parse_args(argv)
+    try:
+        return args.run(args)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_ERROR
+
+
+def _plan(args: argparse.Namespace) -> int:
+    config = plan_lib.PassConfig(unit_frames=args.unit_frames, slots=args.slots, chunk_frames=args.chunk_frames)
+    plan = plan_lib.write_plan(args.out, plan_lib.make_plan(args.records, args.teacher, config))
+    print(
+        f"{plan.records.num_frames} frames in {plan.num_units} units and {len(plan.streams)} streams; teacher "
+        f"{plan.teacher.sha256[:12]}, plan {plan.sha256[:12]}"
+    )
+    return EXIT_OK
+
+
+def _run(args: argparse.Namespace) -> int:
+    plan = plan_lib.read_plan(args.out)
+    units = range(plan.num_units)
+    if args.engine == "index":
+        if args.index is None:
+            index, count = engines.index_from_environment(os.environ, args.count)
+        else:
+            index, count = args.index, args.count or 0
+        units = engines.share(units, index, count)
+    done = labels.published_units(args.out)
+    todo = [unit for unit in units if unit not in done]
+    make_worker = functools.partial(worker.Labeller, args.out, args.records, args.teacher)
+    if args.engine == "ray":
+        resource, _, amount = args.actor.partition("=")
+        reports = engines.ray(
+            make_worker, todo, address=args.address, resource=resource, amount=float(amount), tasks_per_call=2
+        )
+    else:
+        reports = engines.local(make_worker, todo)
+    counts = np.zeros(len(labels.Status), np.int64)
+    frames = plan.units[:, 2].tolist()
+    total = sum(frames[unit] for unit in units)
+    before = total - sum(frames[unit] for unit in todo)
+    with tqdm.tqdm(total=total, initial=before, unit="frame", smoothing=0.05) as bar:
+        for report in reports:
+            counts += report.counts
+            bar.update(report.num_frames)
+            bar.set_postfix({"bad rows": int(counts[1:].sum())})
+    print(f"labelled {counts.sum()} frames: {_counts(counts)}")
+    return EXIT_BAD_ROWS if counts[1:].any() else EXIT_OK
+
+
+def _status(args: argparse.Namespace) -> int:
+    found = verify_lib.status(args.out)
+    print(f"{found.frames_done} of {found.frames} frames, {found.units_done} of {found.units} units")
+    if found.counts:
+        print(_counts(found.counts))
+    for w in found.workers:
+        print(f"{w.worker}: {w.frames} frames, {w.frames_per_s:.1f} frames/s, published {w.idle_s:.0f} s ago")
+    if found.frames_done < found.frames:
+        print("no worker is active" if found.seconds_left is None else f"time left: {found.seconds_left / 60:.1f} min")
+    return EXIT_OK
+
+
+def _verify(args: argparse.Namespace) -> int:
+    with tqdm.tqdm(unit="unit") as bar:
+        found = verify_lib.verify(args.out, args.records, args.parquet, progress=lambda done: bar.update(done - bar.n))
+    print(f"{found.frames} frames in {found.units} units: {_counts(found.counts)}")
+    if np.ndim(found.mean_m) == 2:
+        print("joint (headset frame, cm)    mean x      y      z   std x      y      z   sigma")
+        names = skeleton.JOINT_NAMES if len(found.mean_m) == skeleton.NUM_JOINTS else range(len(found.mean_m))
+        for name, mean, std, sigma in zip(names, found.mean_m, found.std_m, found.sigma_m, strict=True):
+            values = " ".join(f"{100 * x:6.1f}" for x in (*mean, *std, sigma))
+            print(f"{name!s:28s} {values}")
+    for error in found.errors:
+        print(f"error: {error}", file=sys.stderr)
+    if found.errors:
+        return EXIT_ERROR
+    return EXIT_BAD_ROWS if any(found.counts[1:]) else EXIT_OK
+
+
+def _counts(counts: Sequence[int]) -> str:
+    return ", ".join(f"{status.name.lower()} {count}" for status, count in zip(labels.Status, counts, strict=True))
+
+
+def _actor(text: str) -> str:
+    resource, _, amount = text.partition("=")
+    try:
+        good = bool(resource) and 0 < float(amount) < math.inf
+    except ValueError:
+        good = False
+    if not good:
+        raise argparse.ArgumentTypeError(f"{text!r}, expected what an actor needs, such as CPU=1, GPU=1 or TPU=4")
+    return text
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m epfv2_jax.pseudo_label",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    verbs = parser.add_subparsers(required=True, metavar="plan|run|status|verify")
+
+    def add(name: str, run, *inputs: str) -> argparse.ArgumentParser:
+        verb = verbs.add_parser(name, allow_abbrev=False)
+        verb.set_defaults(run=run)
+        verb.add_argument("--out", required=True, help="directory of the pass; for run also gs:// or s3://")
+        if "records" in inputs:
+            verb.add_argument("--records", required=True, help="directory of records, one split")
+        if "teacher" in inputs:
+            verb.add_argument("--teacher", required=True, help="directory that training wrote its checkpoints to")
+        return verb
+
+    config = plan_lib.PassConfig()
+    verb = add("plan", _plan, "records", "teacher")
+    verb.add_argument("--unit_frames", type=int, default=config.unit_frames, help="frames published in one piece")
+    verb.add_argument("--slots", type=int, default=config.slots, help="streams side by side, a multiple of the devices")
+    verb.add_argument("--chunk_frames", type=int, default=config.chunk_frames, help="frames of a stream in a batch")
+    verb = add("run", _run, "records", "teacher")
+    verb.add_argument("--engine", choices=engines.ENGINES, default="local")
+    verb.add_argument("--index", type=int, help="of this process; default: from the environment")
+    verb.add_argument("--count", type=int, help="of processes")
+    verb.add_argument("--address", help="of a running Ray cluster, or auto; default: one is started here")
+    verb.add_argument("--actor", type=_actor, default="CPU=1", help="what a Ray actor needs")
+    add("status", _status)
+    verb = add("verify", _verify, "records")
+    verb.add_argument("--parquet", help="directory to which the labels are written as Parquet as well")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,147 @@
+"""A tiny teacher, small records with and without damage, and one finished label pass, made once for the session."""
+
+import dataclasses
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from epfv2_jax import checkpoint
+from epfv2_jax.autolabel import plan as plan_lib
+from epfv2_jax.autolabel import worker
+from epfv2_jax.core import config as config_lib
+from epfv2_jax.data import images, records, rig
+from epfv2_jax.geometry.skeleton import NUM_JOINTS
+from epfv2_jax.models import epfv2
+from epfv2_jax.structs import Frames
+
+SIZE_HW = (16, 16)
+MODEL = epfv2.ModelConfig(encoder="tiny", width=16, heads=2, ffn_width=16, head_width=16, window=4)
+PASS = plan_lib.PassConfig(unit_frames=48, slots=8, chunk_frames=4)
+# Records of each sequence: (first frame, frames). The second has a gap, the third is one short record.
+LAYOUT = {"a": ((0, 16), (16, 16), (32, 16), (48, 16), (64, 6)), "b": ((5, 10), (15, 3), (40, 12)), "c": ((0, 2),)}
+LAYOUT |= {f"d{i}": ((10 * i, 9), (10 * i + 9, 7)) for i in range(5)}
+
+
+def make_run(sequence: str, first: int, num_frames: int, seed: int) -> records.FrameRun:
+    """Returns random images seen by a headset that walks and turns."""
+    rng = np.random.default_rng([seed, first])
+    T_world_headset = np.tile(np.eye(4, dtype=np.float32), (num_frames, 1, 1))
+    angle = np.cumsum(rng.normal(0, 0.1, num_frames))
+    T_world_headset[:, 0, 0] = T_world_headset[:, 2, 2] = np.cos(angle)
+    T_world_headset[:, 0, 2], T_world_headset[:, 2, 0] = np.sin(angle), -np.sin(angle)
+    T_world_headset[:, :3, 3] = np.array([0, 1.6, 0]) + np.cumsum(rng.normal(0, 0.03, (num_frames, 3)), axis=0)
+    pixels = rng.integers(0, 255, (num_frames, 4, *SIZE_HW), np.uint8)
+    return records.FrameRun(
+        sequence=sequence,
+        split="train",
+        frame_index=np.arange(first, first + num_frames, dtype=np.int32),
+        jpegs=tuple(tuple(images.encode_grey(view, 92) for view in frame) for frame in pixels),
+        T_world_headset=T_world_headset,
+        joints_world_m=np.zeros((num_frames, NUM_JOINTS, 3), np.float32),
+        joint_valid=np.zeros((num_frames, NUM_JOINTS), bool),
+        view_valid=np.ones((num_frames, 4), bool),
+        rig=jax.tree.map(np.asarray, rig.upright(rig.default_rig(), SIZE_HW)),
+    )
+
+
+def make_runs(layout=LAYOUT) -> dict[str, list[records.FrameRun]]:
+    """Returns the runs of each sequence."""
+    return {
+        name: [make_run(name, first, n, seed) for first, n in parts]
+        for seed, (name, parts) in enumerate(layout.items())
+    }
+
+
+def write_records(folder, runs, spoil=lambda data, run: data) -> None:
+    """Writes a split, a shard for each sequence; `spoil(data, run)` may replace a record's bytes."""
+    encode = records.encode
+    shards = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(records, "encode", lambda run: spoil(encode(run), run))
+        for name, parts in runs.items():
+            shards.append(records.write_shard(folder / f"{name}.arrayrecord", parts))
+    manifest = records.Manifest(split="train", image_size_hw=SIZE_HW, num_views=4, shards=tuple(shards))
+    records.write_manifest(folder, manifest)
+
+
+def random_variables(seed: int = 0):
+    """Returns variables as after some training; drawn by numpy, which is faster than compiling `init`."""
+    rng = np.random.default_rng(seed)
+    B, T, V = 1, 1, 4
+    frames = Frames(
+        images=np.zeros((B, T, V, *SIZE_HW), np.uint8),
+        rig=jax.tree.map(lambda x: np.asarray(x)[None], rig.upright(rig.default_rig(), SIZE_HW)),
+        T_world_headset=np.zeros((B, T, 4, 4), np.float32),
+        view_valid=np.ones((B, T, V), bool),
+        frame_valid=np.ones((B, T), bool),
+        frame_gap=np.ones((B, T), np.int32),
+    )
+    shapes = jax.eval_shape(epfv2.EPFv2(MODEL).init, jax.random.key(0), frames)
+
+    def draw(path, leaf):
+        if path[-1].key in ("scale", "var"):
+            return rng.uniform(0.5, 1.5, leaf.shape).astype(leaf.dtype)
+        std = 0.1 if path[-1].key in ("bias", "mean") else (leaf.shape[-1] / leaf.size) ** 0.5
+        return rng.normal(0, 0.03 if "last" in jax.tree_util.keystr(path) else std, leaf.shape).astype(leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def write_teacher(folder, seed: int = 0) -> None:
+    """Writes a checkpoint of the tiny model."""
+    writer = checkpoint.CheckpointWriter(folder, {"model": config_lib.to_mapping(MODEL)})
+    writer.save(1, {"step": np.zeros(())}, random_variables(seed), {})
+    writer.close()
+
+
+def label(records_dir, teacher_dir, out_dir, config=PASS):
+    """Returns (plan, reports, labeller) of a pass from plan to end."""
+    plan = plan_lib.write_plan(out_dir, plan_lib.make_plan(records_dir, teacher_dir, config))
+    labeller = worker.Labeller(out_dir, records_dir, teacher_dir)
+    return plan, list(labeller(range(plan.num_units))), labeller
+
+
+@pytest.fixture(scope="session")
+def teacher_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("teacher")
+    write_teacher(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def runs():
+    """The undamaged sequences by name."""
+    return make_runs()
+
+
+@pytest.fixture(scope="session")
+def records_dir(tmp_path_factory, runs):
+    folder = tmp_path_factory.mktemp("records")
+    write_records(folder, runs)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, records_dir, teacher_dir):
+    """An undisturbed pass: out_dir, plan, reports, labeller. Not to be changed."""
+    out_dir = tmp_path_factory.mktemp("pass")
+    plan, reports, labeller = label(records_dir, teacher_dir, out_dir)
+    return types.SimpleNamespace(out_dir=out_dir, plan=plan, reports=reports, labeller=labeller)
+
+
+@pytest.fixture
+def helpers():
+    """The functions above, for tests that cannot import this file."""
+    return types.SimpleNamespace(
+        label=label,
+        make_run=make_run,
+        make_runs=make_runs,
+        write_records=write_records,
+        write_teacher=write_teacher,
+        replace=dataclasses.replace,
+        LAYOUT=LAYOUT,
+        MODEL=MODEL,
+        PASS=PASS,
+    )
