@@ -34,7 +34,7 @@ def small_units(records_dir, teacher_dir):
     """small_units(folder): the plan of a pass of many small units, written there."""
 
     def write(folder):
-        config = plan_lib.PassConfig(unit_frames=12, slots=2, chunk_frames=4)
+        config = plan_lib.PassConfig(unit_frames=6, slots=2, chunk_frames=4)
         return plan_lib.write_plan(folder, plan_lib.make_plan(records_dir, teacher_dir, config))
 
     return write
@@ -90,7 +90,7 @@ def kill_at(process, out_dir, moment):
 
 def test_killed_at_any_moment_it_ends_with_the_same_bytes(tmp_path, start, small_units, undisturbed, records_dir):
     draw = random.Random(0)
-    out_dir, done, mid_write = None, 0, 0
+    out_dir, half_done, mid_write = None, 0, 0
     for i in range(KILLS):
         if out_dir is None or len(files(out_dir)) > len(undisturbed) - 4:  # nearly done: another pass to kill
             out_dir = tmp_path / str(i)
@@ -99,8 +99,8 @@ def test_killed_at_any_moment_it_ends_with_the_same_bytes(tmp_path, start, small
         kill_at(start(out_dir), out_dir, (kind, draw.random()))
         assert files(out_dir).items() <= undisturbed.items()
         mid_write += len(list((out_dir / "tmp").iterdir())) if (out_dir / "tmp").exists() else 0
-        done = max(done, len(files(out_dir)))
-    assert 0 < done < len(undisturbed), "no kill left a pass half done"
+        half_done += 0 < len(files(out_dir)) < len(undisturbed)
+    assert half_done, "no kill left a pass half done"
     assert mid_write, "no kill came while a file was being written"
     process = start(out_dir)
     _, error = process.communicate(timeout=300)
@@ -124,6 +124,7 @@ def test_a_file_size_limit_in_mid_write_publishes_nothing(tmp_path, start, small
     assert files(tmp_path) == undisturbed
 
 
+@pytest.mark.extras
 def test_ray_on_two_nodes_survives_killed_workers(
     tmp_path, small_units, undisturbed, records_dir, teacher_dir, environment
 ):

@@ -420,6 +420,7 @@ def test_the_index_engine_labels_disjoint_parts(tmp_path, finished, records_dir,
     assert pseudo_label.main(["verify", "--records", str(records_dir), "--out", str(out)]) == 0
 
 
+@pytest.mark.extras
 def test_parquet_of_a_pass_has_every_row(tmp_path, finished, records_dir):
     parquet = pytest.importorskip("pyarrow.parquet")
     verify_lib.verify(finished.out_dir, records_dir, tmp_path)

@@ -101,6 +101,7 @@ def test_the_same_runs_give_the_same_bytes(tmp_path):
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
+@pytest.mark.extras
 def test_parquet_has_the_same_rows(tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
     runs = [make_run(i, cholesky6_m=None) for i in range(2)]

@@ -42,7 +42,7 @@ def _directions(max_angle_rad: float, count: int = 200) -> np.ndarray:
     return (unit * rng.uniform(0.1, 3.0, (count, 1))).astype(np.float32)
 
 
-@pytest.mark.parity
+@pytest.mark.extras
 def test_fisheye624_equals_project_aria():
     aria = pytest.importorskip("projectaria_tools.core.calibration")
     reference = aria.CameraProjection(
@@ -58,7 +58,7 @@ def test_fisheye624_equals_project_aria():
     np.testing.assert_allclose(rays, back / np.linalg.norm(back, axis=-1, keepdims=True), atol=1e-5)
 
 
-@pytest.mark.parity
+@pytest.mark.extras
 def test_kannala_brandt4_equals_opencv():
     cv2 = pytest.importorskip("cv2")
     points = _directions(1.4)

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from epfv2_jax.interop import torch_weights
 from epfv2_jax.models import encoders
 
-pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.extras, pytest.mark.filterwarnings("ignore")]
 
 TOLERANCE = 1e-4  # of the largest entry
 BIG = ("resnet50", "mobilenetv4_conv_medium", "dinov3_vitb16", "dinov3_vitl16")
