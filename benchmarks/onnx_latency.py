@@ -1,0 +1,190 @@
+"""Latency of exported graphs in ONNX Runtime, one thread, beside the same encoders exported from torch.
+
+Command:  python benchmarks/onnx_latency.py [--torch_python PYTHON] [--size 256] [--repeats 30] [--only LINE ...]
+
+Graphs of one line are called in turn, so that other load on the machine meets all alike; a ratio is the median of the
+ratios of neighbouring calls. Weights are random. Torch exports in a process of its own: PYTHON needs torch, onnxscript,
+timm and torchvision; without it the lines that compare with torch are left out.
+"""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import argparse
+import pathlib
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+import onnx
+
+from epfv2_jax.interop import onnx_export, onnx_frames, onnx_graph
+from epfv2_jax.models import epfv2
+from epfv2_jax.models.encoders import ENCODERS
+
+VIEWS = 4
+#: Largest ratio wanted of an encoder exported from here against the same one exported from torch.
+ENCODER_LIMITS = {"resnet18": 1.05, "mobilenetv4_conv_small": 1.1, "dinov3_vits16": 1.1}
+#: Largest share wanted of everything after the encoder in the encoder's time.
+REST_LIMITS = {"resnet18": 0.03, "mobilenetv4_conv_small": 0.15}
+WHOLE_LIMIT = 1.08
+
+# Run by the other interpreter: writes NAME.torch.onnx for each name, the network that the encoder of that name is.
+TORCH_EXPORT = """
+import sys, torch
+folder, views, size, names = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]
+try:
+    import torchvision
+except RuntimeError:  # compiled for another torch; its operators are not needed here
+    library = torch.library.Library("torchvision", "DEF")
+    for operator in ("nms", "qnms"):
+        library.define(operator + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    import torchvision
+import timm
+
+class Part(torch.nn.Module):
+    def __init__(self, name):
+        super().__init__()
+        self.name = name
+        if name == "resnet18":
+            self.net = torchvision.models.resnet18()
+            self.net.conv1 = torch.nn.Conv2d(1, 64, 7, 2, 3, bias=False)
+        elif name == "mobilenetv4_conv_small":
+            self.net = timm.create_model(name, in_chans=1, num_classes=0)
+        else:
+            self.net = timm.create_model("vit_small_patch16_dinov3", in_chans=1, num_classes=0, img_size=size)
+    def forward(self, x):
+        net = self.net
+        if self.name == "resnet18":
+            x = net.maxpool(net.relu(net.bn1(net.conv1(x))))
+            return net.layer4(net.layer3(net.layer2(net.layer1(x))))
+        if self.name == "mobilenetv4_conv_small":
+            return net.blocks[:4](net.bn1(net.conv_stem(x)))
+        return net.forward_features(x)[:, net.num_prefix_tokens:]
+
+for name in names:
+    model = Part(name).eval()
+    torch.onnx.export(model, (torch.randn(views, 1, size, size),), f"{folder}/{name}.torch.onnx", dynamo=True,
+                      external_data=False, verbose=False)
+"""
+
+
+def random_like(shapes, seed: int = 0):
+    """Returns arrays of the given shapes as after some training."""
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        if path[-1].key in ("scale", "var"):
+            return rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
+        std = 0.1 if path[-1].key in ("bias", "mean") else (leaf.shape[-1] / leaf.size) ** 0.5
+        return rng.normal(0, std, leaf.shape).astype(np.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def export_encoder(name: str, size: int, path: pathlib.Path) -> None:
+    """Writes the encoder alone: images (V, 1, H, W) -> features (V, h, w, C), as it stands in a whole graph."""
+    encoder = ENCODERS[name]()
+    images = jax.ShapeDtypeStruct((VIEWS, size, size, 1), np.float32)
+    variables = random_like(jax.eval_shape(encoder.init, jax.random.key(0), images))
+    tensor = onnx_export.Tensor(name="images", shape=(VIEWS, 1, size, size), dtype="float32", meaning="normalised")
+    model = onnx_export.trace(
+        lambda x: encoder.apply(variables, x.reshape(VIEWS, size, size, 1)), [tensor], ["features"]
+    )
+    graph = onnx_graph.Graph(model)
+    graph.simplify()
+    exported = graph.model()
+    onnx_graph.check(exported)
+    onnx.save(exported, path)
+
+
+def export_step(name: str, size: int, path: pathlib.Path) -> None:
+    """Writes the whole streaming step, proven against JAX."""
+    config = epfv2.ModelConfig(encoder=name, num_views=VIEWS)
+    model = epfv2.EPFv2(config)
+    onnx_export.export(
+        model, random_like(onnx_export.variable_shapes(model, (size, size))), path, image_size_hw=(size, size)
+    )
+
+
+def session(path: pathlib.Path) -> Callable[[], object]:
+    """Returns a call of the graph at `path` on fixed random inputs, on one thread."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    opened = ort.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+    rng = np.random.default_rng(0)
+    inputs = {}
+    size = opened.get_inputs()[0].shape[-1]
+    frames = onnx_frames.random_sequence(1, VIEWS, (size, size), 1).inputs(0)
+    for spec in opened.get_inputs():
+        if spec.type == "tensor(float)" and len(opened.get_inputs()) == 1:
+            inputs[spec.name] = rng.normal(size=spec.shape).astype(np.float32)
+        else:
+            zero = np.zeros(spec.shape, {"tensor(bool)": bool, "tensor(int32)": np.int32}.get(spec.type, np.float32))
+            inputs[spec.name] = frames.get(spec.name, zero)
+    return lambda: opened.run(None, inputs)
+
+
+def interleaved_ms(calls: list[Callable[[], object]], repeats: int) -> np.ndarray:
+    """Returns times (repeats, calls), ms, after two rounds that are not counted."""
+    times = np.zeros((repeats, len(calls)))
+    for i in range(-2, repeats):
+        for n, call in enumerate(calls):
+            start = time.perf_counter()
+            call()
+            if i >= 0:
+                times[i, n] = 1e3 * (time.perf_counter() - start)
+    return times
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--torch_python", help="interpreter with torch, onnxscript, timm and torchvision")
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--encoders", nargs="+", default=list(ENCODER_LIMITS), choices=list(ENCODER_LIMITS))
+    parser.add_argument("--keep", help="folder for the graphs; those that lie there already are used")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = pathlib.Path(args.keep or temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        missing = [name for name in args.encoders if not (folder / f"{name}.torch.onnx").exists()]
+        if args.torch_python and missing:
+            command = [args.torch_python, "-c", TORCH_EXPORT, os.fspath(folder), str(VIEWS), str(args.size), *missing]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        for name in args.encoders:
+            for kind, export in (("encoder", export_encoder), ("step", export_step)):
+                if (name in REST_LIMITS or kind == "encoder") and not (folder / f"{name}.{kind}.onnx").exists():
+                    export(name, args.size, folder / f"{name}.{kind}.onnx")
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+        print(f"{VIEWS} views of {args.size}x{args.size}, batch 1, one thread, medians of {args.repeats} rounds")
+        for name in args.encoders:
+            kinds = [kind for kind in ("encoder", "step", "torch") if (folder / f"{name}.{kind}.onnx").exists()]
+            times = interleaved_ms([session(folder / f"{name}.{kind}.onnx") for kind in kinds], args.repeats)
+            column = {kind: times[:, n] for n, kind in enumerate(kinds)}
+            print(f"{name}: " + ", ".join(f"{kind} {np.median(t):.2f} ms" for kind, t in column.items()))
+            if "torch" in column:
+                print_ratio("encoder / torch", column["encoder"] / column["torch"], ENCODER_LIMITS[name])
+            if "step" in column:
+                rest = (column["step"] - column["encoder"]) / column["encoder"]
+                print_ratio("after the encoder / encoder", rest, REST_LIMITS[name])
+            if "step" in column and "torch" in column and name == "resnet18":
+                print_ratio("whole step / torch's encoder", column["step"] / column["torch"], WHOLE_LIMIT)
+
+
+def print_ratio(name: str, ratios: np.ndarray, limit: float) -> None:
+    """Prints a line with the median ratio and the middle half of all."""
+    low, middle, high = np.percentile(ratios, (25, 50, 75))
+    verdict = "ok" if middle <= limit else "ABOVE"
+    print(f"  {name}: {middle:.3f} (half of them {low:.3f} to {high:.3f}); wanted at most {limit}: {verdict}")
+
+
+if __name__ == "__main__":
+    main()

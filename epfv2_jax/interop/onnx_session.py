@@ -1,0 +1,114 @@
+"""An exported graph in ONNX Runtime: checked when it is opened, fed by name. Needs neither JAX nor a checkpoint."""
+
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+FORMAT_VERSION = 1
+#: The output with this before its name is the next state of the input of that name.
+NEXT = "next_"
+_DTYPES = {
+    "tensor(float)": np.float32,
+    "tensor(uint8)": np.uint8,
+    "tensor(int32)": np.int32,
+    "tensor(bool)": np.bool_,
+}
+
+
+class OnnxSession:
+    """An exported graph and the state of its streams; `metadata` is what the file says of itself (`onnx_export`)."""
+
+    def __init__(self, path: str | os.PathLike, threads: int = 1):
+        """Opens the graph at `path` on the CPU.
+
+        Raises:
+          ValueError: there is no such file, it is not a graph of `epfv2_jax.export`, or its weights lie outside it.
+        """
+        import onnxruntime as ort
+
+        check_file(path)
+        options = ort.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.log_severity_level = 3
+        self._session = ort.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+        self.metadata = decode_metadata(path, self._session.get_modelmeta().custom_metadata_map)
+        self._output_names = [output.name for output in self._session.get_outputs()]
+        self._inputs = {i.name: (tuple(i.shape), _DTYPES[i.type]) for i in self._session.get_inputs()}
+        self._state_names = [name for name in self._inputs if NEXT + name in self._output_names]
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets: the next frame is the first of its stream. All state is zero then."""
+        self.state = {name: np.zeros(*self._inputs[name]) for name in self._state_names}
+
+    def step(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Returns the outputs of one frame by name; the next state, which is among the graph's outputs, is kept.
+
+        Args:
+          inputs: every input by name, the state aside.
+
+        Raises:
+          ValueError: an input is missing, unknown, of another shape or type, or holds values that are not finite.
+        """
+        expected = {name: spec for name, spec in self._inputs.items() if name not in self.state}
+        if set(inputs) != set(expected):
+            raise ValueError(f"inputs: {sorted(set(inputs) ^ set(expected))} are missing, or unknown to the graph")
+        for name, (shape, dtype) in expected.items():
+            value = inputs[name]
+            if value.shape != shape or value.dtype != dtype:
+                raise ValueError(
+                    f"{name}: got {value.shape} {value.dtype}, the graph was exported for {shape} {np.dtype(dtype)}"
+                )
+            if value.dtype == np.float32 and not np.isfinite(value).all():
+                raise ValueError(f"{name}: holds values that are not finite; leave the frame out and raise frame_gap")
+        values = self._session.run(None, {**inputs, **self.state})
+        outputs = dict(zip(self._output_names, values, strict=True))
+        self.state = {name: outputs.pop(NEXT + name) for name in self.state}
+        return outputs
+
+
+def check_file(path: str | os.PathLike) -> None:
+    """Returns nothing; raises unless there is an ONNX file at `path` that holds its own weights.
+
+    Raises:
+      ValueError: there is no file, it cannot be parsed, or its weights lie in other files.
+    """
+    import onnx
+
+    if not pathlib.Path(path).is_file():
+        raise ValueError(f"{path}: no such file; make it with python -m epfv2_jax.export")
+    try:
+        model = onnx.load(os.fspath(path), load_external_data=False)
+    except Exception as error:  # protobuf raises its own classes
+        raise ValueError(f"{path}: not an ONNX file ({error})") from error
+    outside = [t.name for t in model.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
+    if outside:
+        raise ValueError(
+            f"{path}: {len(outside)} tensors lie in other files ({outside[0]}, ...); such a graph may read any "
+            "file and is not run: export it again, or save it with its data inside"
+        )
+
+
+def decode_metadata(path: str | os.PathLike, properties: Mapping[str, str]) -> dict[str, Any]:
+    """Returns the metadata of a graph, JSON decoded.
+
+    Raises:
+      ValueError: the graph is not one that `epfv2_jax.export` wrote in this format.
+    """
+    if properties.get("format_version") != str(FORMAT_VERSION):
+        raise ValueError(
+            f"{path}: format_version is {properties.get('format_version')!r}, this code reads {FORMAT_VERSION}; export "
+            "the checkpoint again with python -m epfv2_jax.export"
+        )
+    return {key: json.loads(value) for key, value in properties.items()}
+
+
+def file_sha256(path: str | os.PathLike) -> str:
+    """Returns the SHA-256 of a file in hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
