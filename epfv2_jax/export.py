@@ -5,7 +5,11 @@ import pathlib
 
 from epfv2_jax import checkpoint
 from epfv2_jax.data import records as records_lib
-from epfv2_jax.interop import onnx_export
+
+try:
+    from epfv2_jax.interop import onnx_export
+except ImportError as error:
+    raise SystemExit(f"error: {error}; exporting needs the extra: pip install 'epfv2_jax[export]'") from error
 
 
 def main() -> None:

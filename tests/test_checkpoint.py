@@ -74,8 +74,9 @@ def test_loaded_model_needs_nothing_else_and_predicts_the_same(tmp_path, variabl
     writer.close()
     model, loaded, _ = checkpoint.load_model(tmp_path)
     assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(loaded))
-    expected = epfv2.EPFv2(MODEL_CONFIG).apply(variables, frames)
-    found = model.apply(loaded, frames)
+    predict = jax.jit(lambda model, variables: model.apply(variables, frames), static_argnums=0)
+    expected = predict(epfv2.EPFv2(MODEL_CONFIG), variables)
+    found = predict(model, loaded)
     np.testing.assert_array_equal(found.joints_headset_m, expected.joints_headset_m)
 
 

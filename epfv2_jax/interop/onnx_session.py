@@ -29,9 +29,9 @@ class OnnxSession:
         Raises:
           ValueError: there is no such file, it is not a graph of `epfv2_jax.export`, or its weights lie outside it.
         """
+        check_file(path)
         import onnxruntime as ort
 
-        check_file(path)
         options = ort.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.log_severity_level = 3
@@ -78,10 +78,13 @@ def check_file(path: str | os.PathLike) -> None:
     Raises:
       ValueError: there is no file, it cannot be parsed, or its weights lie in other files.
     """
-    import onnx
-
     if not pathlib.Path(path).is_file():
         raise ValueError(f"{path}: no such file; make it with python -m epfv2_jax.export")
+    try:
+        import onnx
+        import onnxruntime  # noqa: F401
+    except ImportError as error:
+        raise ValueError(f"{path}: reading a graph needs the extra: pip install 'epfv2_jax[export]'") from error
     try:
         model = onnx.load(os.fspath(path), load_external_data=False)
     except Exception as error:  # protobuf raises its own classes

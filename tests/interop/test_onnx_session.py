@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from epfv2_jax.interop import onnx_golden, onnx_session, onnx_verify  # noqa: E402
 
-FRAMES = 6
+FRAMES = 16
 
 
 def write_graph(path, gain: float = 1.0, external: bool = False, format_version: str | None = None) -> None:
