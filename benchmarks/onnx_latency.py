@@ -22,7 +22,7 @@ import jax
 import numpy as np
 import onnx
 
-from epfv2_jax.interop import onnx_export, onnx_frames, onnx_graph
+from epfv2_jax.interop import onnx_export, onnx_frames, onnx_graph, onnx_rules
 from epfv2_jax.models import epfv2
 from epfv2_jax.models.encoders import ENCODERS
 
@@ -96,7 +96,7 @@ def export_encoder(name: str, size: int, path: pathlib.Path) -> None:
         lambda x: encoder.apply(variables, x.reshape(VIEWS, size, size, 1)), [tensor], ["features"]
     )
     graph = onnx_graph.Graph(model)
-    graph.simplify()
+    onnx_rules.simplify(graph)
     exported = graph.model()
     onnx_graph.check(exported)
     onnx.save(exported, path)

@@ -29,7 +29,7 @@ from epfv2_jax.data import records as records_lib
 from epfv2_jax.data import rig as rig_lib
 from epfv2_jax.geometry import skeleton, transforms
 from epfv2_jax.geometry.cameras import Camera
-from epfv2_jax.interop import onnx_frames, onnx_golden, onnx_graph, onnx_precision, onnx_session
+from epfv2_jax.interop import onnx_frames, onnx_golden, onnx_graph, onnx_precision, onnx_rules, onnx_session
 from epfv2_jax.models import epfv2
 from epfv2_jax.models.temporal import KVCache
 from epfv2_jax.structs import Frames, Predictions, Rig
@@ -216,6 +216,8 @@ def export(
     path = pathlib.Path(path)
     if batch < 1:
         raise ValueError(f"batch: must be at least 1, got {batch}")
+    if recorded_frames < 1:
+        raise ValueError(f"recorded_frames: must be at least 1, got {recorded_frames}")
     if records is None and precision == "int8":
         raise ValueError("precision int8 is calibrated on recorded frames: give a directory of records")
     if records is not None and (records.image_size_hw, records.num_views) != (image_size_hw, model.config.num_views):
@@ -252,7 +254,7 @@ def export(
         return tuple(results[tensor.name] for tensor in outputs)
 
     graph = onnx_graph.Graph(trace(ordered, inputs, [tensor.name for tensor in outputs]))
-    graph.simplify()
+    onnx_rules.simplify(graph)
     full = graph.model()
 
     def recorded() -> Iterator[onnx_frames.FrameSequence]:
