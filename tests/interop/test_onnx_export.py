@@ -27,7 +27,7 @@ from epfv2_jax.geometry import skeleton  # noqa: E402
 from epfv2_jax.interop import onnx_export, onnx_frames, onnx_golden, onnx_graph, onnx_session  # noqa: E402
 from epfv2_jax.models import epfv2  # noqa: E402
 
-pytestmark = pytest.mark.slow  # tracing takes seconds a model
+pytestmark = [pytest.mark.extras, pytest.mark.slow]  # tracing takes seconds a model
 
 SIZE = (32, 32)
 TINY = {"encoder": "small", "width": 32, "heads": 4, "ffn_width": 64, "head_width": 64, "window": 6}

@@ -12,6 +12,8 @@ from epfv2_jax.interop import onnx_graph, onnx_precision, onnx_rules  # noqa: E4
 
 RNG = np.random.default_rng(0)
 
+pytestmark = pytest.mark.extras
+
 
 def normal(*shape) -> np.ndarray:
     return RNG.normal(size=shape).astype(np.float32)
