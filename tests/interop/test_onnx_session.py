@@ -14,6 +14,8 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from epfv2_jax.interop import onnx_golden, onnx_session, onnx_verify  # noqa: E402
 
+pytestmark = pytest.mark.extras
+
 FRAMES = 16
 
 
