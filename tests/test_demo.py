@@ -251,6 +251,7 @@ def test_mistakes_end_with_a_message(change, message, checkpoint_dir, zip_path, 
     assert not list(tmp_path.glob("*.gif"))
 
 
+@pytest.mark.slow
 def test_a_graph_gives_what_its_model_gives(checkpoint_dir, zip_path, tmp_path, monkeypatch, capsys):
     """Through a stand-in for ONNX Runtime that runs the model itself, one frame at a time."""
     predictor = Predictor.from_checkpoint(checkpoint_dir)

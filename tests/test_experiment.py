@@ -164,6 +164,7 @@ def test_a_run_starts_from_imported_weights(tmp_path):
         experiment.initial_state(wider, trainable)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("encoder_train", "expected"), [("weights", (True, False)), ("none", (False, False))])
 def test_what_training_may_change_in_the_encoder(tmp_path, encoder_train, expected):
     config = tiny(tmp_path)

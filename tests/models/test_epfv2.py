@@ -141,6 +141,7 @@ def test_no_frame_sees_a_later_one_and_the_window_ends(tiny, helpers):
         np.testing.assert_array_equal(seen, [t - reach <= s <= t for s in range(num_frames)])
 
 
+@pytest.mark.slow
 def test_initial_prediction_stands_upright_below_a_nodding_headset(helpers):
     """Ablation 4 is not told the headset's pose: there the rest pose nods with the head."""
     frames = helpers.make_frames(1, 1)

@@ -81,6 +81,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch():
     np.testing.assert_allclose(grads[0][:2], grads[1][:2], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_same_step_sees_the_same_noise_and_another_step_another():
     mesh, create, step_fn = compiled(1)
     batch = sharding.put_batch(batch_of(), mesh)

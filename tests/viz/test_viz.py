@@ -141,6 +141,7 @@ def test_ellipse_is_the_silhouette_of_the_ellipsoid():
     assert level.max() == pytest.approx(1, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_report_stands_alone(result, tmp_path):
     page = report.write_report(
         tmp_path / "out", result, title="A <b>model</b>", note="x", describe_clip="walk {}".format
