@@ -14,6 +14,7 @@ from ml_collections import config_flags
 from epfv2_jax import evaluation, experiment
 from epfv2_jax.autolabel import plan as plan_lib
 from epfv2_jax.autolabel import verify, worker
+from epfv2_jax.core import compile_cache, hosts
 from epfv2_jax.core import config as config_lib
 from epfv2_jax.data import labels, records
 from epfv2_jax.training import loop
@@ -88,9 +89,13 @@ def main(argv: list[str]) -> None:
     """Runs the recipe and prints the comparison."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+    compile_cache.enable()
     try:
         config = config_lib.from_mapping(AutoLabelConfig, _CONFIG.value.to_dict())
         results = run(config)
+    except hosts.Preempted as notice:
+        print(notice)
+        raise SystemExit(hosts.EXIT_PREEMPTED) from notice
     except (ValueError, OSError, loop.NonFiniteError) as error:
         raise SystemExit(f"error: {error}") from error
     for name, result in results.items():

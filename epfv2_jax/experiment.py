@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import functools
 import pathlib
+import time
 from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
@@ -18,12 +19,14 @@ import tqdm
 from epfv2_jax import checkpoint, evaluation, losses, metrics, structs
 from epfv2_jax.autolabel import distill
 from epfv2_jax.core import config as config_lib
+from epfv2_jax.core import hosts
 from epfv2_jax.data import augment as augment_lib
 from epfv2_jax.data import conversion as conversion_lib
 from epfv2_jax.data import labels, pipeline, records
 from epfv2_jax.data.synthetic import writer
 from epfv2_jax.models import epfv2
 from epfv2_jax.models.encoders import ENCODERS
+from epfv2_jax.training import ledger as ledger_lib
 from epfv2_jax.training import loop as loop_lib
 from epfv2_jax.training import optim, sharding
 from epfv2_jax.training import state as state_lib
@@ -76,13 +79,21 @@ class ExperimentConfig:
     evaluation: EvaluationConfig = EvaluationConfig()
 
 
+#: What may differ from the checkpoint that a run goes on from: where and how it runs, not what is learned.
+CHANGEABLE = (
+    *("output_dir", "dataset.directory", "dataset.source_directory", "data.pseudo.directory", "data.pseudo.labels"),
+    *("data.read_threads", "data.prefetch_batches", "data.worker_processes", "data.cache_bytes"),
+    *("mesh", "loop", "evaluation", "model.remat"),
+)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Trainable:
     """What the training loop runs, built from a configuration on a mesh."""
 
     model: epfv2.EPFv2
     key: jax.Array  # root key of the run
-    step_fn: Callable
+    step_fn: jax.stages.Wrapped
     initial_state: Callable[[], state_lib.TrainState]
     abstract_state: state_lib.TrainState  # shapes, dtypes and today's shardings, for restoring
 
@@ -100,8 +111,16 @@ def prepare_data(config: DatasetConfig) -> None:
     """Makes the data set as far as it is absent: synthesizes zips, converts them. Both resume what was begun.
 
     Raises:
-      ValueError: the data set is absent and there is nothing to make it from, or it was made with another config.
+      ValueError: the data set is absent and there is nothing to make it from, or it was made with another config; or it
+        is absent in a run of several processes, which make none.
     """
+    if jax.process_count() > 1:
+        if not pathlib.Path(config.directory).exists():
+            raise ValueError(
+                f"dataset.directory {config.directory} does not exist on process {jax.process_index()}; make it before "
+                "the run starts (python -m epfv2_jax.convert, which may run on many machines too)"
+            )
+        return
     if config.synthetic is not None:
         writer.write_dataset(config.synthetic, config.source_directory)
     if config.source_directory is None or not pathlib.Path(config.source_directory).exists():
@@ -136,14 +155,17 @@ def build_trainable(config: ExperimentConfig, mesh: jax.sharding.Mesh, frames: s
         encoder_layers=ENCODERS[config.model.encoder]().layers,
         freeze_encoder=config.model.encoder_train == "none",
     )
-    init_key, key = jax.random.split(jax.random.key(config.seed))
+    init_key = jax.random.split(jax.random.key(config.seed))[0]
     one = jax.tree.map(lambda leaf: leaf[:1], frames)
     create = functools.partial(state_lib.create_state, init_key, model, optimizer, one)
     shapes = jax.eval_shape(create)
     shardings = sharding.state_sharding(shapes, mesh, config.mesh)
+    make_key = jax.jit(
+        lambda: jax.random.split(jax.random.key(config.seed))[1], out_shardings=sharding.replicated(mesh)
+    )
     return Trainable(
         model=model,
-        key=key,
+        key=make_key(),
         step_fn=step_lib.compile_step(
             mesh,
             shardings,
@@ -233,14 +255,23 @@ def checkpoint_dir(config: ExperimentConfig) -> pathlib.Path:
     return pathlib.Path(config.output_dir) / "checkpoints"
 
 
-def train(config: ExperimentConfig) -> None:
+def train(config: ExperimentConfig, started: float | None = None, profile_steps: int = 0) -> None:
     """Trains to the last step, from the newest checkpoint where there is one; logs, evaluates and saves on the way.
+
+    In a run of several processes each calls this, and reads its own share of every batch.
+
+    Args:
+      config: of the run.
+      started: when the process began (time.perf_counter), for the ledger; None: now.
+      profile_steps: number of steps of which a trace is written, to `output_dir`/profile.
 
     Raises:
       ValueError: the data is not there, the batch does not divide over the devices, or the checkpoint is of another
         configuration.
       NonFiniteError: too many steps in a row were not finite.
+      Preempted: SIGTERM came to one of the processes; the state is saved.
     """
+    started = time.perf_counter() if started is None else started
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch_size(config.data.total_batch_size, config.step.accumulation, mesh)
     output = pathlib.Path(config.output_dir)
@@ -253,19 +284,23 @@ def train(config: ExperimentConfig) -> None:
     trainable = build_trainable(config, mesh, example.frames)
 
     with contextlib.ExitStack() as stack:
+        stop_after = stack.enter_context(hosts.preemption())
         checkpoints = stack.enter_context(
-            contextlib.closing(checkpoint.CheckpointWriter(checkpoint_dir(config), resolved))
+            contextlib.closing(checkpoint.CheckpointWriter(checkpoint_dir(config), resolved, changeable=CHANGEABLE))
         )
         if checkpoints.latest_step() is None:
             state = initial_state(config, trainable)
-            records.write_json(output / "config.json", resolved)
         else:
             state, _ = checkpoints.restore(trainable.abstract_state)
+        main = hosts.is_first()
+        if main:
+            records.write_json(output / "config.json", resolved)
         stream = open_stream(config, training, int(state.step))
         loop_lib.run(
             state=state,
-            step_fn=lambda state, batch, key: trainable.step_fn(state, stream.label(batch), key),
+            step_fn=trainable.step_fn,
             batches=stack.enter_context(contextlib.closing(stream.batches)),
+            label=stream.label,
             key=trainable.key,
             mesh=mesh,
             steps=config.step.steps,
@@ -277,11 +312,15 @@ def train(config: ExperimentConfig) -> None:
                     variables,
                     validation,
                     config.evaluation,
+                    mesh=mesh,
                     max_clips=config.evaluation.validation_clips,
                 ).metrics
             ),
             describe_clip=stream.describe_clip,
             directory=output,
+            ledger=ledger_lib.Ledger(output, int(state.step), started, active=main),
+            stop_after=stop_after,
+            profile_steps=profile_steps,
         )
 
 
@@ -291,15 +330,29 @@ def score(
     data: records.Records,
     config: EvaluationConfig,
     *,
+    mesh: jax.sharding.Mesh | None = None,
     max_clips: int = 0,
     mean_pose_headset_m: np.ndarray | None = None,
     pictures: int = 0,
     degrees_of_freedom: float = 4.0,
 ) -> evaluation.EvaluationResult:
-    """Returns the evaluation of `model` on the clips of `data` (at most `max_clips`, spread evenly; 0: all)."""
+    """Returns the evaluation of `model` on the clips of `data` (at most `max_clips`, spread evenly; 0: all).
+
+    The clips of a batch are spread over the devices of `mesh` (None: all there are). All processes of a run call this
+    and get the same.
+    """
+    mesh = sharding.make_mesh(sharding.MeshConfig()) if mesh is None else mesh
+    if not all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(variables)):
+        variables = sharding.put_whole(variables, sharding.replicated(mesh))
+    split = jax.sharding.NamedSharding(mesh, sharding.BATCH_SPEC)
     return evaluation.evaluate(
-        functools.partial(_predict, model, variables),
-        pipeline.eval_batches(data, config.clip_frames, batch_size=config.batch_size, max_clips=max_clips),
+        lambda frames: _predict(model, mesh, variables, sharding.put_whole(frames, split)),
+        pipeline.eval_batches(
+            data,
+            config.clip_frames,
+            batch_size=-(-config.batch_size // mesh.size) * mesh.size,
+            max_clips=max_clips,
+        ),
         mean_pose_headset_m,
         keep_worst=pictures,
         keep_typical=pictures // 2,
@@ -307,9 +360,13 @@ def score(
     )
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _predict(model: epfv2.EPFv2, variables: Any, frames: structs.Frames) -> structs.Predictions:
-    return model.apply(variables, frames, train=False)
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _predict(
+    model: epfv2.EPFv2, mesh: jax.sharding.Mesh, variables: Any, frames: structs.Frames
+) -> structs.Predictions:
+    predictions = model.apply(variables, frames, train=False)
+    # Small beside the images: every process gets all of them.
+    return jax.lax.with_sharding_constraint(predictions, sharding.replicated(mesh))
 
 
 def evaluate(
@@ -320,7 +377,8 @@ def evaluate(
 ) -> evaluation.EvaluationResult:
     """Returns the scores of a checkpoint on a split beside the mean-pose baseline; writes JSON, pictures and a report.
 
-    The mean pose is taken from the training split of the same data set.
+    The mean pose is taken from the training split of the same data set. In a run of several processes all call this,
+    and the first writes.
     """
     model, variables, meta = checkpoint.load_model(checkpoint_directory)
     config = parse(meta["experiment"])
@@ -338,6 +396,8 @@ def evaluate(
         pictures=config.evaluation.pictures,
         degrees_of_freedom=config.loss.nll_degrees_of_freedom,
     )
+    if not hosts.is_first():
+        return result
     output = pathlib.Path(output)
     evaluation.write_json(result, output / "metrics.json", {"split": split, "step": meta["step"]})
     clips = pipeline.build_index(data, config.evaluation.clip_frames)

@@ -48,6 +48,89 @@ def test_another_configuration_is_refused_by_key(tmp_path, variables):
     other.close()
 
 
+def test_what_may_change_between_restarts_is_not_refused(tmp_path, variables):
+    writer = checkpoint.CheckpointWriter(tmp_path, EXPERIMENT)
+    writer.save(1, state_at(1), variables, {"next_step": 1})
+    writer.close()
+    moved = {**EXPERIMENT, "seed": 1, "optimizer": {"learning_rate": 0.2}}
+    writer = checkpoint.CheckpointWriter(tmp_path, moved, changeable=("optimizer", "seed"))
+    assert int(writer.restore(abstract(state_at(0)))[0]["step"]) == 1
+    writer.close()
+    # A name is not the beginning of another name.
+    writer = checkpoint.CheckpointWriter(tmp_path, moved, changeable=("optim", "seed"))
+    with pytest.raises(ValueError, match=r"optimizer\.learning_rate"):
+        writer.restore(abstract(state_at(0)))
+    writer.close()
+
+
+def largest_file(folder):
+    return max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+def truncate(step):
+    largest_file(step / "state").write_bytes(b"")
+
+
+def halve(step):
+    path = largest_file(step / "state")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def uncommit(step):
+    (step / "commit_success.txt").unlink()
+
+
+def lose_meta(step):
+    (step / "meta" / "metadata").write_text("{")
+
+
+@pytest.mark.parametrize("damage", [truncate, halve, uncommit, lose_meta])
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(tmp_path, variables, caplog, damage):
+    writer = checkpoint.CheckpointWriter(tmp_path, EXPERIMENT)
+    for step in (1, 2):
+        writer.save(step, state_at(step), variables, {"next_step": step})
+    writer.close()
+    damage(tmp_path / checkpoint.LATEST / "2")
+
+    again = checkpoint.CheckpointWriter(tmp_path, EXPERIMENT)
+    state, meta = again.restore(abstract(state_at(0)))
+    assert meta["position"] == {"next_step": 1}
+    jax.tree.map(np.testing.assert_array_equal, state, state_at(1))
+    assert f"{tmp_path}/latest/2 cannot be read" in caplog.text and "going back to step 1" in caplog.text
+    assert (tmp_path / checkpoint.DAMAGED / "latest_2").is_dir()
+    again.save(2, state_at(20), variables, {"next_step": 2})  # the number is free again
+    again.close()
+    last = checkpoint.CheckpointWriter(tmp_path, EXPERIMENT)
+    jax.tree.map(np.testing.assert_array_equal, last.restore(abstract(state_at(0)))[0], state_at(20))
+    last.close()
+
+
+def test_nothing_is_moved_where_nothing_can_be_read(tmp_path, variables):
+    writer = checkpoint.CheckpointWriter(tmp_path, EXPERIMENT)
+    for step in (1, 2):
+        writer.save(step, state_at(step), variables, {"next_step": step})
+    writer.close()
+    again = checkpoint.CheckpointWriter(tmp_path, EXPERIMENT)
+    other_tree = abstract({"step": jnp.zeros(()), "renamed": jnp.zeros(3)})
+    with pytest.raises(ValueError, match=r"latest: no checkpoint can be read \(step 2: .*; step 1: "):
+        again.restore(other_tree)
+    assert again.latest_step() == 2
+    jax.tree.map(np.testing.assert_array_equal, again.restore(abstract(state_at(0)))[0], state_at(2))
+    again.close()
+
+
+def test_a_damaged_best_does_not_stop_a_run(tmp_path, variables, caplog):
+    writer = checkpoint.CheckpointWriter(tmp_path, EXPERIMENT)
+    writer.save_if_best(1, variables, 5.0, {"mpjpe_cm": 5.0})
+    writer.close()
+    lose_meta(tmp_path / checkpoint.BEST / "1")
+    again = checkpoint.CheckpointWriter(tmp_path, EXPERIMENT)
+    assert "best/1 cannot be read" in caplog.text
+    assert again.save_if_best(1, variables, 6.0, {"mpjpe_cm": 6.0})
+    again.close()
+    assert checkpoint.load_model(tmp_path)[2]["step"] == 1
+
+
 def test_best_is_kept_and_preferred_and_survives_a_restart(tmp_path, variables):
     marked = jax.tree.map(lambda leaf: leaf + 1, variables)
     writer = checkpoint.CheckpointWriter(tmp_path, EXPERIMENT)

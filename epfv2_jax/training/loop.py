@@ -1,4 +1,7 @@
-"""The training loop: feeds the compiled step, logs, evaluates, saves, and stops when numbers stop making sense."""
+"""The training loop: feeds the compiled step, logs, evaluates, saves, and stops when it is told to.
+
+All processes of a run go through it alike; only the first writes logs.
+"""
 
 import contextlib
 import dataclasses
@@ -10,11 +13,14 @@ from typing import Any
 import jax
 import numpy as np
 import tqdm
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from epfv2_jax import structs
 from epfv2_jax.checkpoint import CheckpointWriter
+from epfv2_jax.core import hosts
 from epfv2_jax.training import report, sharding
+from epfv2_jax.training.ledger import Ledger
 from epfv2_jax.training.state import TrainState, inference_variables
 
 
@@ -44,8 +50,9 @@ class NonFiniteError(RuntimeError):
 def run(
     *,
     state: TrainState,
-    step_fn: Callable[[TrainState, structs.Batch, jax.Array], tuple[TrainState, dict[str, jax.Array]]],
+    step_fn: jax.stages.Wrapped,
     batches: Iterator[structs.Batch],
+    label: Callable[[structs.Batch], structs.Batch],
     key: jax.Array,
     mesh: Mesh,
     steps: int,
@@ -54,17 +61,24 @@ def run(
     evaluate: Callable[[Any], dict[str, float]],
     describe_clip: Callable[[int], str],
     directory: pathlib.Path,
+    ledger: Ledger,
+    stop_after: Callable[[int], bool],
+    profile_steps: int = 0,
 ) -> TrainState:
     """Returns the state after `steps` steps, starting from `state.step`; `batches` must start at that step.
 
-    `evaluate` maps inference variables to metrics, of which `mpjpe_cm` chooses the best checkpoint. `describe_clip`
-    names a clip of the data set by its `clip_id`.
+    `step_fn` is the jitted train step, `label` what happens to a batch on the devices before it. `evaluate` maps
+    inference variables to metrics, of which `mpjpe_cm` chooses the best checkpoint. `describe_clip` names a clip of the
+    data set by its `clip_id`. `stop_after` is asked after each step and must say the same in all processes. A trace of
+    the third to the (2 + `profile_steps`)-th step is written below `directory`/profile.
 
     Raises:
+      Preempted: `stop_after` said so; the state is saved.
       NonFiniteError: more than `max_skipped_in_a_row` steps in a row were not finite; the clips are in skipped.jsonl.
     """
     start = int(state.step)
-    log = report.RunLog(directory, start, config.tensorboard)
+    main = hosts.is_first()
+    log = report.RunLog(directory, start, config.tensorboard and main, active=main)
     window, pending = _Window(), []
 
     def settle(keep: int) -> None:
@@ -74,37 +88,69 @@ def run(
             metrics = jax.device_get(metrics)
             window.add(metrics, wait_s)
             if metrics["skipped_in_a_row"]:
-                log.skipped(step, [describe_clip(int(i)) for i in np.asarray(clip_ids)])
+                clip_ids = multihost_utils.process_allgather(clip_ids, tiled=True)
+                log.skipped(step, [describe_clip(int(i)) for i in clip_ids])
                 _check_skipped(int(metrics["skipped_in_a_row"]), step, config, directory)
             bar.update()
 
-    with contextlib.closing(log), tqdm.tqdm(total=steps, initial=start, desc="train", unit="step") as bar:
-        batch, wait_s = _next(batches)
+    def next_batch() -> tuple[structs.Batch, float]:
+        clock = time.perf_counter()
+        with ledger.time("data_wait"):
+            batch = next(batches)
+        return batch, time.perf_counter() - clock
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.closing(log))
+        bar = stack.enter_context(tqdm.tqdm(total=steps, initial=start, desc="train", unit="step", disable=not main))
+        profile = stack.enter_context(contextlib.ExitStack())
+        batch, wait_s = next_batch() if start < steps else (None, 0.0)
+        compiled = None
+        ledger.begin()
         for step in range(start + 1, steps + 1):
-            clip_ids = batch.clip_id
-            state, metrics = step_fn(state, sharding.put_batch(batch, mesh), key)
+            arrays = label(sharding.put_batch(batch, mesh))
+            if compiled is None:
+                with ledger.time("compile"):
+                    compiled = step_fn.lower(state, arrays, key).compile()
+                ledger.compiled(compiled)
+                window.restart_clock()
+            if profile_steps and step == start + 3:
+                profile.enter_context(jax.profiler.trace(str(directory / "profile")))
+            state, metrics = compiled(state, arrays, key)
+            pending.append((step, arrays.clip_id, metrics, wait_s))
             if step < steps:
-                batch, wait_s = _next(batches)  # while the devices compute
-            pending.append((step, clip_ids, metrics, wait_s))
+                batch, wait_s = next_batch()  # while the devices compute
+            told_to_stop = stop_after(step) and step < steps
             logs, evaluates, saves = (
                 _due(step, every, steps) for every in (config.log_every, config.evaluate_every, config.checkpoint_every)
             )
             # One step stays unread, so that the devices have the next before the host looks at the last.
-            settle(0 if logs or evaluates or saves else 1)
+            settle(0 if logs or evaluates or saves or told_to_stop else 1)
             if logs:
                 values = window.summary()
                 log.scalars(step, values)
                 bar.set_postfix(loss=f"{values['loss']:.3f}", wait=f"{values['data_wait_share']:.1%}")
                 window = _Window()
-            if evaluates:
-                variables = inference_variables(state)
-                result = evaluate(variables)
+            if evaluates and not told_to_stop:
+                with ledger.time("evaluation"):
+                    variables = inference_variables(state)
+                    result = evaluate(variables)
                 log.scalars(step, {f"validation/{name}": value for name, value in result.items()})
-                checkpoints.save_if_best(step, variables, result["mpjpe_cm"], result)
+                with ledger.time("checkpoint"):
+                    checkpoints.save_if_best(step, variables, result["mpjpe_cm"], result)
                 bar.write(f"step {step}: validation MPJPE {result['mpjpe_cm']:.2f} cm")
                 window.restart_clock()
-            if saves:
-                checkpoints.save(step, state, inference_variables(state), {"next_step": step})
+            if saves or told_to_stop:
+                with ledger.time("checkpoint"):
+                    checkpoints.save(step, state, inference_variables(state), {"next_step": step})
+                    if step == steps or told_to_stop:
+                        checkpoints.wait()
+            if logs or evaluates or saves or told_to_stop or step == start + 1:
+                ledger.close_window(step)
+            if told_to_stop:
+                raise hosts.Preempted(f"told to stop: the state after step {step} of {steps} is saved")
+            if profile_steps and step == start + 2 + profile_steps:
+                jax.block_until_ready(state)
+                profile.close()
     return state
 
 
@@ -141,12 +187,6 @@ class _Window:
         result["step_s"] = self._seconds / len(self._values)
         result["data_wait_share"] = self._wait_s / max(self._seconds, 1e-9)
         return result
-
-
-def _next(batches: Iterator[structs.Batch]) -> tuple[structs.Batch, float]:
-    clock = time.perf_counter()
-    batch = next(batches)
-    return batch, time.perf_counter() - clock
 
 
 def _due(step: int, every: int, steps: int) -> bool:

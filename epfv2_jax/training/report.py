@@ -9,11 +9,16 @@ from typing import Any
 class RunLog:
     """Appends to `metrics.jsonl` and `skipped.jsonl` in a run's directory; a resumed run repeats no line."""
 
-    def __init__(self, directory: str | pathlib.Path, start_step: int, tensorboard: bool = False):
-        """Opens the log; lines of steps after `start_step`, left by a run that was cut off, are dropped."""
+    def __init__(self, directory: str | pathlib.Path, start_step: int, tensorboard: bool = False, active: bool = True):
+        """Opens the log; lines of steps after `start_step`, left by a run that was cut off, are dropped.
+
+        With `active` False nothing is written: for all processes of a run but the first.
+        """
         self._directory = pathlib.Path(directory)
+        self._writer, self._active = None, active
+        if not active:
+            return
         self._directory.mkdir(parents=True, exist_ok=True)
-        self._writer = None
         for name in ("metrics.jsonl", "skipped.jsonl"):
             _drop_after(self._directory / name, start_step)
         if tensorboard:
@@ -42,6 +47,8 @@ class RunLog:
             self._writer.close()
 
     def _append(self, name: str, line: Mapping[str, Any]) -> None:
+        if not self._active:
+            return
         with (self._directory / name).open("a") as file:
             file.write(json.dumps(line) + "\n")
 

@@ -43,6 +43,11 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
     return jax.make_mesh((data, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of what every device has a copy of."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
 def check_batch_size(batch_size: int, accumulation: int, mesh: Mesh) -> None:
     """Raises ValueError unless `batch_size` clips divide evenly into `accumulation` parts over the mesh's devices."""
     parts = accumulation * mesh.size
@@ -62,7 +67,7 @@ def state_sharding(state: Any, mesh: Mesh, config: MeshConfig) -> Any:
     def spec(leaf) -> NamedSharding:
         axes = [i for i, n in enumerate(leaf.shape) if n % size == 0]
         if size == 1 or not axes or np.prod(leaf.shape) < config.min_shard_size:
-            return NamedSharding(mesh, PartitionSpec())
+            return replicated(mesh)
         split = max(axes, key=lambda i: leaf.shape[i])
         return NamedSharding(mesh, PartitionSpec(*("fsdp" if i == split else None for i in range(len(leaf.shape)))))
 
@@ -73,3 +78,13 @@ def put_batch(batch: Any, mesh: Mesh) -> Any:
     """Returns global device arrays from this process's numpy share of the batch, split over the leading axis."""
     sharding = NamedSharding(mesh, BATCH_SPEC)
     return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)), batch)
+
+
+def put_whole(tree: Any, target: NamedSharding) -> Any:
+    """Returns global device arrays from numpy ones that every process has whole."""
+
+    def put(leaf: np.ndarray) -> jax.Array:
+        leaf = np.asarray(leaf)
+        return jax.make_array_from_callback(leaf.shape, target, lambda index: leaf[index])
+
+    return jax.tree.map(put, tree)

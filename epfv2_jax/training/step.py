@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 
 from epfv2_jax import losses, structs
 from epfv2_jax.data import augment
@@ -111,7 +111,7 @@ def _value_and_grad(
 
 def compile_step(mesh: Mesh, state_shardings: Any, **static: Any) -> Callable:
     """Returns the jitted `train_step` on `mesh`: clips split over all devices, the old state donated to the new one."""
-    replicated = NamedSharding(mesh, PartitionSpec())
+    replicated = sharding.replicated(mesh)
     return jax.jit(
         functools.partial(train_step, **static),
         in_shardings=(state_shardings, NamedSharding(mesh, sharding.BATCH_SPEC), replicated),

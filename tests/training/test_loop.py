@@ -1,4 +1,5 @@
 import json
+import time
 import types
 
 import jax
@@ -7,7 +8,8 @@ import numpy as np
 import pytest
 from flax import struct
 
-from epfv2_jax.training import loop, sharding
+from epfv2_jax.core import hosts
+from epfv2_jax.training import ledger, loop, sharding
 
 
 class CountingState(struct.PyTreeNode):
@@ -33,11 +35,27 @@ class RecordingCheckpoints:
     def save(self, step, state, variables, position):
         self.saved.append((step, position))
 
+    def wait(self):
+        pass
+
     def save_if_best(self, step, variables, value, metrics):
         self.best.append((step, value))
 
 
-def run_loop(tmp_path, bad_steps=(), steps=10, start=0, **config):
+class Uncompiled:
+    """Stands for a jitted function: lowers and compiles to a Python one."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def lower(self, *args):
+        return self
+
+    def compile(self):
+        return self.function
+
+
+def run_loop(tmp_path, bad_steps=(), steps=10, start=0, stop_after=lambda step: False, **config):
     def step_fn(state, batch, key):
         step = int(state.step) + 1
         finite = step not in bad_steps
@@ -64,8 +82,9 @@ def run_loop(tmp_path, bad_steps=(), steps=10, start=0, **config):
     checkpoints = RecordingCheckpoints()
     state = loop.run(
         state=CountingState(jnp.asarray(start), zero, zero, zero, zero),
-        step_fn=step_fn,
+        step_fn=Uncompiled(step_fn),
         batches=batches(),
+        label=lambda batch: batch,
         key=jax.random.key(0),
         mesh=sharding.make_mesh(sharding.MeshConfig()),
         steps=steps,
@@ -74,6 +93,8 @@ def run_loop(tmp_path, bad_steps=(), steps=10, start=0, **config):
         evaluate=lambda variables: {"mpjpe_cm": 3.0, "mpjve_cm": 1.0},
         describe_clip=lambda clip_id: f"clip {clip_id}",
         directory=tmp_path,
+        ledger=ledger.Ledger(tmp_path, start, time.perf_counter()),
+        stop_after=stop_after,
     )
     return types.SimpleNamespace(state=state, checkpoints=checkpoints, batches=seen)
 
@@ -117,6 +138,18 @@ def test_too_many_skipped_steps_in_a_row_stop_the_run(tmp_path):
     ):
         run_loop(tmp_path, bad_steps=(3, 4, 5, 6), max_skipped_in_a_row=2)
     run_loop(tmp_path, bad_steps=(2, 3, 5, 6), max_skipped_in_a_row=2)  # not in a row
+
+
+def test_told_to_stop_it_saves_that_step_and_stops(tmp_path):
+    with pytest.raises(hosts.Preempted, match="after step 7 of 10 is saved"):
+        run_loop(tmp_path, stop_after=lambda step: step == 7, log_every=4, evaluate_every=7)
+    assert ledger.read(tmp_path / "ledger.jsonl")[-1]["step"] == 7
+    assert [m["step"] for m in lines(tmp_path / "metrics.jsonl")] == [4]  # time is short: no evaluation
+
+
+def test_told_to_stop_after_the_last_step_it_just_ends(tmp_path):
+    result = run_loop(tmp_path, stop_after=lambda step: step == 10)
+    assert int(result.state.step) == 10 and result.checkpoints.saved[-1][0] == 10
 
 
 @pytest.mark.parametrize("bad", [{"log_every": 0}, {"checkpoint_every": -1}, {"max_skipped_in_a_row": 0}])
