@@ -251,8 +251,9 @@ def read_item(path: str | pathlib.Path, alone: bool = False) -> Any:
         options = ocp.options.MultiprocessingOptions(
             primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"alone_{index}"
         )
+    # Asked through the checkpointer, the metadata come with a warning that an item is not a checkpoint of its own.
+    saved = ocp.StandardCheckpointHandler(multiprocessing_options=options).metadata(path).tree
     with ocp.StandardCheckpointer(multiprocessing_options=options) as reader:
-        saved = reader.metadata(path).item_metadata.tree
         return reader.restore(path, jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), saved))
 
 
