@@ -5,7 +5,7 @@ uncertainty as well.
 Command:   python -m epfv2_jax.auto_label --config configs/als_quickstart.py
 """
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 DATA = "data/als_quickstart"
 
@@ -60,6 +60,8 @@ def get_config(seed: str = "0") -> ConfigDict:
                 "directory": f"{DATA}/unlabelled/records/train",
                 "labels": f"{output}/labels",
                 "batch_size": 10,
+                # Metres; joints of which the teacher is less sure are left out. None: the uncertainty weighs them.
+                "max_sigma_m": config_dict.placeholder(float),
             },
         },
         augment={"noise": 0.02, "blur_px": 0.5, "erase": 0.1, "view_dropout": 0.02, "gamma": 0.2, "contrast": 0.2},

@@ -22,8 +22,6 @@ runtimes call the third TPU_VISIBLE_DEVICES. For one process a GPU: CUDA_VISIBLE
 
 import argparse
 import functools
-import math
-import os
 import sys
 from collections.abc import Sequence
 
@@ -33,7 +31,7 @@ import tqdm
 from epfv2_jax.autolabel import plan as plan_lib
 from epfv2_jax.autolabel import verify as verify_lib
 from epfv2_jax.autolabel import worker
-from epfv2_jax.core import engines
+from epfv2_jax.core import compile_cache, engines
 from epfv2_jax.data import labels
 from epfv2_jax.geometry import skeleton
 
@@ -61,24 +59,14 @@ def _plan(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
+    compile_cache.enable()
     plan = plan_lib.read_plan(args.out)
-    units = range(plan.num_units)
-    if args.engine == "index":
-        if args.index is None:
-            index, count = engines.index_from_environment(os.environ, args.count)
-        else:
-            index, count = args.index, args.count or 0
-        units = engines.share(units, index, count)
+    engine = engines.from_arguments(args)
+    units = engine.share(range(plan.num_units))
     done = labels.published_units(args.out)
     todo = [unit for unit in units if unit not in done]
     make_worker = functools.partial(worker.Labeller, args.out, args.records, args.teacher)
-    if args.engine == "ray":
-        resource, _, amount = args.actor.partition("=")
-        reports = engines.ray(
-            make_worker, todo, address=args.address, resource=resource, amount=float(amount), tasks_per_call=2
-        )
-    else:
-        reports = engines.local(make_worker, todo)
+    reports = engine.run(make_worker, todo, tasks_per_call=2)
     counts = np.zeros(len(labels.Status), np.int64)
     frames = plan.units[:, 2].tolist()
     total = sum(frames[unit] for unit in units)
@@ -125,17 +113,6 @@ def _counts(counts: Sequence[int]) -> str:
     return ", ".join(f"{status.name.lower()} {count}" for status, count in zip(labels.Status, counts, strict=True))
 
 
-def _actor(text: str) -> str:
-    resource, _, amount = text.partition("=")
-    try:
-        good = bool(resource) and 0 < float(amount) < math.inf
-    except ValueError:
-        good = False
-    if not good:
-        raise argparse.ArgumentTypeError(f"{text!r}, expected what an actor needs, such as CPU=1, GPU=1 or TPU=4")
-    return text
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m epfv2_jax.pseudo_label",
@@ -161,11 +138,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--slots", type=int, default=config.slots, help="streams side by side, a multiple of the devices")
     verb.add_argument("--chunk_frames", type=int, default=config.chunk_frames, help="frames of a stream in a batch")
     verb = add("run", _run, "records", "teacher")
-    verb.add_argument("--engine", choices=engines.ENGINES, default="local")
-    verb.add_argument("--index", type=int, help="of this process; default: from the environment")
-    verb.add_argument("--count", type=int, help="of processes")
-    verb.add_argument("--address", help="of a running Ray cluster, or auto; default: one is started here")
-    verb.add_argument("--actor", type=_actor, default="CPU=1", help="what a Ray actor needs")
+    engines.add_arguments(verb)
     add("status", _status)
     verb = add("verify", _verify, "records")
     verb.add_argument("--parquet", help="directory to which the labels are written as Parquet as well")

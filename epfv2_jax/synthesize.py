@@ -1,14 +1,21 @@
-"""Makes synthetic sequences in the EgoBody3M layout: python -m epfv2_jax.synthesize --out DIR"""
+"""Makes synthetic sequences in the EgoBody3M layout: python -m epfv2_jax.synthesize --out DIR
+
+Kill it when you like and run it again. Several processes or machines share the sequences by `--engine index` or
+`--engine ray`, as for epfv2_jax.convert; "sequences_missing" are those that other processes have not made yet.
+"""
 
 import argparse
 import json
 
+from epfv2_jax.core import engines
 from epfv2_jax.data.synthetic import writer
 
 
 def main() -> None:
     default = writer.SyntheticConfig()
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--out", required=True, help="folder for the zips; an unfinished data set is continued")
     parser.add_argument(
         "--sequences",
@@ -34,6 +41,7 @@ def main() -> None:
             metavar="FILE",
             help="motion capture (.amc with its .asf beside it, .bvh) instead of procedural motion",
         )
+    engines.add_arguments(parser)
     args = parser.parse_args()
     try:
         config = writer.SyntheticConfig(
@@ -48,7 +56,7 @@ def main() -> None:
             validation_motion=tuple(args.validation_motion),
             test_motion=tuple(args.test_motion),
         )
-        figures = writer.write_dataset(config, args.out)
+        figures = writer.write_dataset(config, args.out, engine=engines.from_arguments(args))
     except ValueError as error:
         parser.error(str(error))
     print(json.dumps({name: round(value, 3) for name, value in figures.items()}, indent=1))

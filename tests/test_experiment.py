@@ -32,6 +32,7 @@ SHIPPED = [
     ("mocap", "full"),
     ("mocap", "no_temporal"),
     ("mocap", "no_projection"),
+    *(("student_egobody3m", variant) for variant in ("resnet18", "mobilenetv4")),
 ]
 
 

@@ -9,6 +9,13 @@ A worker is made once in each process by `make_worker()`; it is called with an i
 for each, so that it can prepare the next task while it finishes the last.
 """
 
+import argparse
+import contextlib
+import dataclasses
+import math
+import os
+import pathlib
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
@@ -18,6 +25,91 @@ Worker = Callable[[Iterable[Task]], Iterator[Result]]
 
 #: The engines that a command line may name.
 ENGINES = ("local", "index", "ray")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Engine:
+    """The tasks of a pass that one command runs, and where: by default all of them, in this process."""
+
+    index: int = 0  # of the shares of the tasks; this command runs one
+    count: int = 1  # of shares
+    on_ray: bool = False
+    address: str | None = None  # this and the next two as for `ray`
+    resource: str = "CPU"
+    amount: float = 1
+
+    def share(self, tasks: Sequence[Task]) -> Sequence[Task]:
+        """Returns those of all tasks of a pass that are this command's."""
+        return share(tasks, self.index, self.count)
+
+    def run(
+        self, make_worker: Callable[[], Worker], tasks: Sequence[Task], tasks_per_call: int = 1
+    ) -> Iterator[Result]:
+        """Returns the results of `tasks` as they come, in any order; `tasks_per_call` as for `ray`."""
+        if not self.on_ray:
+            return local(make_worker, tasks)
+        return ray(
+            make_worker,
+            tasks,
+            address=self.address,
+            resource=self.resource,
+            amount=self.amount,
+            tasks_per_call=tasks_per_call,
+        )
+
+
+#: All tasks, in this process.
+LOCAL = Engine()
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of which `from_arguments` makes an engine."""
+    parser.add_argument("--engine", choices=ENGINES, default="local", help="this process, one share of n, or Ray")
+    parser.add_argument("--index", type=int, help="of this process; default: from the environment")
+    parser.add_argument("--count", type=int, help="of processes")
+    parser.add_argument("--address", help="of a running Ray cluster, or auto; default: one is started here")
+    parser.add_argument("--actor", type=_actor, default=("CPU", 1.0), help="what a Ray actor needs; default: CPU=1")
+
+
+def from_arguments(args: argparse.Namespace, environment: Mapping[str, str] = os.environ) -> Engine:
+    """Returns the engine that a command line names.
+
+    Raises:
+      ValueError: neither the command line nor the environment says which share is this process's, or a share is named
+        without the engine that has shares.
+    """
+    if args.engine != "index" and not args.index is args.count is None:
+        raise ValueError("--index and --count belong to --engine index; give it too, or leave them out")
+    if args.engine == "index" and args.index is None:
+        index, count = index_from_environment(environment, args.count)
+        return Engine(index=index, count=count)
+    if args.engine == "index":
+        return Engine(index=args.index, count=args.count or 0)
+    resource, amount = args.actor
+    return Engine(on_ray=args.engine == "ray", address=args.address, resource=resource, amount=amount)
+
+
+def _actor(text: str) -> tuple[str, float]:
+    resource, _, amount = text.partition("=")
+    try:
+        if resource and 0 < float(amount) < math.inf:
+            return resource, float(amount)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r}, expected what an actor needs, such as CPU=1, GPU=1 or TPU=4")
+
+
+@contextlib.contextmanager
+def publishing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Gives a path to write to; at the end that file appears at `path`, whole, in place of one that is there.
+
+    The path lies in a folder of this process's own: of several processes that publish the same file at once each puts
+    a whole one there.
+    """
+    path = pathlib.Path(path)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as own:
+        yield pathlib.Path(own) / path.name
+        os.replace(pathlib.Path(own) / path.name, path)
 
 
 def local(make_worker: Callable[[], Worker], tasks: Sequence[Task]) -> Iterator[Result]:

@@ -1,25 +1,26 @@
 """Conversion of the EgoBody3M zips to records: a shard for each sequence, a manifest for each split.
 
 A sequence is the unit of work: its shard and its report appear whole or not at all, so a conversion that was killed
-goes on with the sequences that have none, and ends with the same bytes. Nothing that is wrong with one frame, view or
-sequence ends the pass: it is left out, counted and named in the manifest.
+goes on with the sequences that have none, and ends with the same bytes. Any number of processes and machines may share
+the work. Nothing that is wrong with one frame, view or sequence ends the pass: it is left out, counted and named in the
+manifest.
 """
 
-import concurrent.futures
 import dataclasses
+import functools
 import itertools
 import json
 import math
-import multiprocessing
 import os
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
 import jax
 import numpy as np
 
 from epfv2_jax.core import config as config_lib
+from epfv2_jax.core import engines
 from epfv2_jax.data import calibration, egobody3m, images, records
 from epfv2_jax.data import rig as rig_lib
 from epfv2_jax.geometry import cameras
@@ -100,7 +101,7 @@ class SequenceReport:
     shard: records.Shard | None = None
 
 
-#: Called after each sequence with the number done, the number in all and the report.
+#: Called after each sequence of this call's share with the number done, the number in the share and the report.
 Progress = Callable[[int, int, SequenceReport], None]
 
 
@@ -109,13 +110,15 @@ def convert(
     out_dir: str | os.PathLike,
     config: ConversionConfig,
     *,
-    num_workers: int = 1,
+    engine: engines.Engine = engines.LOCAL,
     progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """Returns the summary of a conversion of the sequences below `source_dir` into `out_dir`/<split>.
 
     The summary maps each split to its counts (see `summarize`). Sequences that are done are not done again. The bytes
-    written depend on the zips and `config`, not on `num_workers` (processes) or on interruptions.
+    written depend on the zips and `config`, not on `engine` or on interruptions. Where other processes have shares, the
+    manifests are written by whichever finds that all sequences are done, or by several, alike; to one that finishes
+    earlier this returns None.
 
     Raises:
       ValueError: no sequences to convert, or `out_dir` holds a conversion with another config.
@@ -123,53 +126,64 @@ def convert(
     sequences = egobody3m.find_sequences(source_dir)
     out_dir = pathlib.Path(out_dir)
     _claim(out_dir, config)
+    share = engine.share(sequences)
     done: dict[tuple[str, str], SequenceReport] = {}
 
     def note(report: SequenceReport) -> None:
         done[report.split, report.sequence] = report
         if progress is not None:
-            progress(len(done), len(sequences), report)
+            progress(len(done), len(share), report)
 
     todo = []
-    for files in sequences:
+    for files in share:
         report = _read_report(out_dir, files)
         if report is None:
             todo.append(files)
         else:
             note(report)
-    if num_workers == 1 or len(todo) < 2:
-        for files in todo:
-            note(convert_sequence(files, out_dir, config))
-    else:
-        # Forking a process in which JAX runs threads can deadlock.
-        context = multiprocessing.get_context("spawn")
-        with concurrent.futures.ProcessPoolExecutor(num_workers, mp_context=context) as pool:
-            futures = [pool.submit(convert_sequence, files, out_dir, config) for files in todo]
-            try:
-                for future in concurrent.futures.as_completed(futures):
-                    note(future.result())
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-    summary = {}
-    for split in dict.fromkeys(files.split for files in sequences):
-        reports = [done[files.split, files.sequence] for files in sequences if files.split == split]
-        summary[split] = summarize(reports)
-        records.write_manifest(
-            out_dir / split,
-            records.Manifest(
-                split=split,
-                image_size_hw=config.image_size_hw,
-                num_views=egobody3m.NUM_VIEWS,
-                shards=tuple(report.shard for report in reports if report.shard is not None),
-                report={
-                    "config": config_lib.to_mapping(config),
-                    "summary": summary[split],
-                    "sequences": [config_lib.to_mapping(dataclasses.replace(r, shard=None)) for r in reports],
-                },
-            ),
-        )
+    for report in engine.run(functools.partial(_Converter, out_dir, config), todo):
+        note(report)
+
+    for files in sequences:
+        key = files.split, files.sequence
+        report = done.get(key) or _read_report(out_dir, files)
+        if report is None:
+            return None
+        done[key] = report
+    return {
+        split: _finish([done[split, files.sequence] for files in sequences if files.split == split], out_dir, config)
+        for split in dict.fromkeys(files.split for files in sequences)
+    }
+
+
+def _finish(reports: list[SequenceReport], out_dir: pathlib.Path, config: ConversionConfig) -> dict[str, Any]:
+    """The summary of a split of which all sequences are done, after writing its manifest."""
+    split, summary = reports[0].split, summarize(reports)
+    manifest = records.Manifest(
+        split=split,
+        image_size_hw=config.image_size_hw,
+        num_views=egobody3m.NUM_VIEWS,
+        shards=tuple(report.shard for report in reports if report.shard is not None),
+        report={
+            "config": config_lib.to_mapping(config),
+            "summary": summary,
+            "sequences": [config_lib.to_mapping(dataclasses.replace(r, shard=None)) for r in reports],
+        },
+    )
+    with engines.publishing(out_dir / split / records.MANIFEST_NAME) as path:
+        records.write_manifest(path.parent, manifest)
     return summary
+
+
+@dataclasses.dataclass(frozen=True)
+class _Converter:
+    """A worker for `core.engines`."""
+
+    out_dir: pathlib.Path
+    config: ConversionConfig
+
+    def __call__(self, sequences: Iterable[egobody3m.SequenceFiles]) -> Iterator[SequenceReport]:
+        return (convert_sequence(files, self.out_dir, self.config) for files in sequences)
 
 
 def summarize(reports: list[SequenceReport]) -> dict[str, Any]:
@@ -387,16 +401,14 @@ def _claim(out_dir: pathlib.Path, config: ConversionConfig) -> None:
     """Writes the config into a new `out_dir`, or raises if another one is there."""
     path = out_dir / _CONFIG_NAME
     wanted = config_lib.to_mapping(config)
-    if path.is_file():
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if found != wanted:
-            differences = ", ".join(
-                f"{k}: {found[k]} there, {wanted[k]} asked" for k in wanted if found[k] != wanted[k]
-            )
-            raise ValueError(
-                f"{out_dir}: holds a conversion with another config ({differences}); choose another folder or delete "
-                "this one"
-            )
-        return
-    out_dir.mkdir(parents=True, exist_ok=True)
-    records.write_json(path, wanted)
+    if not path.is_file():
+        out_dir.mkdir(parents=True, exist_ok=True)
+        with engines.publishing(path) as own:
+            records.write_json(own, wanted)
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if found != wanted:
+        differences = ", ".join(f"{k}: {found[k]} there, {wanted[k]} asked" for k in wanted if found[k] != wanted[k])
+        raise ValueError(
+            f"{out_dir}: holds a conversion with another config ({differences}); choose another folder or delete this "
+            "one"
+        )

@@ -1,3 +1,7 @@
+import argparse
+import concurrent.futures
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -41,3 +45,50 @@ def test_local_makes_no_worker_for_nothing():
 
     assert list(engines.local(make_worker, [])) == [] and not made
     assert list(engines.local(make_worker, [1, 2])) == [2, 4] and len(made) == 1
+
+
+def engine_of(*flags, environment=None):
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    engines.add_arguments(parser)
+    return engines.from_arguments(parser.parse_args(flags), environment or {})
+
+
+def test_engines_by_flags():
+    assert engine_of() == engines.LOCAL == engine_of("--engine", "local")
+    tasks = list(range(7))
+    assert engines.LOCAL.share(tasks) == tasks
+    third = engine_of("--engine", "index", "--index", "2", "--count", "3")
+    assert third == engine_of("--engine", "index", "--count", "3", environment={"JOB_COMPLETION_INDEX": "2"})
+    assert third.share(tasks) == [2, 5]
+    on_ray = engine_of("--engine", "ray", "--address", "auto", "--actor", "TPU=4")
+    assert (on_ray.on_ray, on_ray.address, on_ray.resource, on_ray.amount) == (True, "auto", "TPU", 4)
+    assert on_ray.share(tasks) == tasks
+    with pytest.raises(ValueError, match="--index and --count belong to --engine index"):
+        engine_of("--index", "0")
+    with pytest.raises(ValueError, match="index 0 of count 0"):
+        engine_of("--engine", "index", "--index", "0").share(tasks)
+    for actor in ("TPU", "=4", "TPU=0", "TPU=x", "CPU=inf"):
+        with pytest.raises(argparse.ArgumentError, match="expected what an actor needs"):
+            engine_of("--actor", actor)
+
+
+def test_many_may_publish_the_same_file_at_once(tmp_path):
+    path, value = tmp_path / "manifest.json", list(range(5000))
+
+    def publish(_):
+        with engines.publishing(path) as own:
+            own.write_text(json.dumps(value))
+        return json.loads(path.read_text()) == value
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(publish, range(100)))
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_that_could_not_be_written_whole_is_not_published(tmp_path):
+    path = tmp_path / "manifest.json"
+    path.write_text("before")
+    with pytest.raises(OSError, match="disk full"), engines.publishing(path) as own:
+        own.write_text("ha")
+        raise OSError("disk full")
+    assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from epfv2_jax import calibrate, convert
+from epfv2_jax.core import engines
 from epfv2_jax.data import conversion, egobody3m, images, records
 from epfv2_jax.geometry import cameras
 
@@ -229,14 +230,18 @@ def test_killed_at_any_time_and_restarted_gives_the_same_bytes(new_sequence, zip
     assert digests(out) == digests(tmp_path / "whole")
 
 
-@pytest.mark.slow
-def test_processes_give_the_same_bytes(new_sequence, zips, out, tmp_path):
-    for seed in range(3):
-        new_sequence(str(seed), seed=seed).write()
-    first = conversion.convert(zips, tmp_path / "one", CONFIG)
-    second = conversion.convert(zips, out, CONFIG, num_workers=2)
-    assert first == second
-    assert digests(out) == digests(tmp_path / "one")
+def test_shares_give_the_same_bytes_and_the_last_writes_the_manifest(new_sequence, zips, out, tmp_path):
+    for seed, split in enumerate(("train", "train", "test")):
+        new_sequence(str(seed), split=split, seed=seed).write()
+    whole = conversion.convert(zips, tmp_path / "whole", CONFIG)
+    counts = []
+    shares = [engines.Engine(index=index, count=2) for index in range(2)]
+    first = conversion.convert(zips, out, CONFIG, engine=shares[0], progress=lambda *c: counts.append(c[:2]))
+    assert first is None and counts == [(1, 2), (2, 2)]
+    assert not list(out.rglob(records.MANIFEST_NAME))
+    assert conversion.convert(zips, out, CONFIG, engine=shares[1]) == whole
+    assert digests(out) == digests(tmp_path / "whole")
+    assert conversion.convert(zips, out, CONFIG, engine=shares[0]) == whole  # finds everything done
 
 
 def test_another_config_is_refused(new_sequence, zips, out):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from epfv2_jax.core import engines
 from epfv2_jax.data import calibration, egobody3m, images
 from epfv2_jax.data.synthetic import body, motion, renderer, writer
 from epfv2_jax.geometry import cameras, kinematics, skeleton
@@ -289,6 +290,18 @@ def test_finished_sequences_are_kept_and_missing_ones_made(dataset, tmp_path):
     assert (figures["sequences_made"], figures["sequences_found"]) == (1, 2)
     assert missing.read_bytes() == (directory / "train" / missing.name).read_bytes()
     assert kept.stat().st_mtime_ns == before
+
+
+def test_shares_make_the_same_files(dataset, tmp_path):
+    directory, _ = dataset
+    figures = [
+        writer.write_dataset(CONFIG, tmp_path, progress=False, engine=engines.Engine(index=index, count=2))
+        for index in (0, 1)
+    ]
+    counts = [(f["sequences_made"], f["sequences_found"], f["sequences_missing"]) for f in figures]
+    assert counts == [(2, 0, 1), (1, 0, 0)]
+    files = {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert files == {path: (directory / path).read_bytes() for path in files} and len(files) == 7
 
 
 def test_other_settings_are_refused_in_the_same_directory(dataset):

@@ -12,6 +12,7 @@ import os
 import pathlib
 import time
 import zipfile
+from collections.abc import Iterable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ import numpy as np
 import tqdm
 
 from epfv2_jax.core import config as config_lib
+from epfv2_jax.core import engines
 from epfv2_jax.data import egobody3m, images
 from epfv2_jax.data.synthetic import body, mocap, motion, renderer
 from epfv2_jax.geometry import cameras, skeleton, transforms
@@ -79,37 +81,68 @@ class Sequence:
     noise_seed: int
 
 
-def write_dataset(config: SyntheticConfig, directory: str | os.PathLike, progress: bool = True) -> dict[str, float]:
+def write_dataset(
+    config: SyntheticConfig,
+    directory: str | os.PathLike,
+    progress: bool = True,
+    engine: engines.Engine = engines.LOCAL,
+) -> dict[str, float]:
     """Returns figures of the sequences that this call made; those that are already there are left as they are.
 
-    Writes `<split>/<sequence>.images.zip` and `.metadata.zip` below `directory`. The figures: sequences made and found;
-    frames; mean number of joints inside a side and a front image; of the leg joints inside an image, the share hidden
-    behind something, the leg itself included (`leg_joints_hidden`); of all leg joints, the share that no camera sees
-    (`leg_joints_unseen`); four-view frames a second.
+    Writes `<split>/<sequence>.images.zip` and `.metadata.zip` below `directory`; several processes may share the work
+    (`engine`). The figures: sequences made and found by this call, and still missing because they are in the shares of
+    others; frames; mean number of joints inside a side and a front image; of the leg joints inside an image, the share
+    hidden behind something, the leg itself included (`leg_joints_hidden`); of all leg joints, the share that no camera
+    sees (`leg_joints_unseen`); four-view frames a second.
 
     Raises:
       ValueError: the directory holds sequences of other settings, or a motion file cannot be used.
     """
     directory = pathlib.Path(directory)
     plan = [
-        (split, f"synthetic_{split}_{index:05d}", index, part)
+        _Step(split, f"synthetic_{split}_{index:05d}", index, part)
         for split in egobody3m.SPLITS
         for index, part in enumerate(_parts(config, split))
     ]
     _check_config(config, directory)
-    missing = [step for step in plan if not _is_written(directory / step[0], step[1])]
-    totals = collections.Counter(sequences_made=len(missing), sequences_found=len(plan) - len(missing))
+    share = engine.share(plan)
+    todo = [step for step in share if not _is_written(directory, step)]
+    totals = collections.Counter(sequences_made=len(todo), sequences_found=len(share) - len(todo))
     start_s = time.perf_counter()
-    if missing:
-        rig = renderer.scaled_rig(config.image_width)
-        rays = jax.device_put(renderer.make_rays(rig))
-        with tqdm.tqdm(missing, unit="sequence", desc="synthesize", disable=not progress) as bar:
-            for split, name, index, part in bar:
-                (directory / split).mkdir(parents=True, exist_ok=True)
-                sequence = sample_sequence(config, split, index, part)
-                totals += write_sequence(sequence, rig, rays, directory / split, name)
-                bar.set_postfix(frames_per_s=f"{totals['frames'] / (time.perf_counter() - start_s):.0f}")
+    counts = engine.run(functools.partial(_Synthesizer, config, directory), todo)
+    hidden = not (progress and todo)
+    with tqdm.tqdm(counts, total=len(todo), unit="sequence", desc="synthesize", disable=hidden) as bar:
+        for count in bar:
+            totals += count
+            bar.set_postfix(frames_per_s=f"{totals['frames'] / (time.perf_counter() - start_s):.0f}")
+    totals["sequences_missing"] = sum(not _is_written(directory, step) for step in plan)
     return _figures(totals, time.perf_counter() - start_s)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Step:
+    """A sequence to be made."""
+
+    split: str
+    name: str
+    index: int
+    part: "_Part | None"
+
+
+class _Synthesizer:
+    """A worker for `core.engines`."""
+
+    def __init__(self, config: SyntheticConfig, directory: pathlib.Path):
+        self.config, self.directory = config, directory
+        self.rig = renderer.scaled_rig(config.image_width)
+        self.rays = jax.device_put(renderer.make_rays(self.rig))
+
+    def __call__(self, steps: Iterable[_Step]) -> Iterator[collections.Counter[str]]:
+        for step in steps:
+            folder = self.directory / step.split
+            folder.mkdir(parents=True, exist_ok=True)
+            sequence = sample_sequence(self.config, step.split, step.index, step.part)
+            yield write_sequence(sequence, self.rig, self.rays, folder, step.name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,7 +272,7 @@ def _count(inside: np.ndarray, seen: np.ndarray) -> collections.Counter[str]:
 
 
 def _figures(totals: collections.Counter[str], elapsed_s: float) -> dict[str, float]:
-    figures = {key: totals[key] for key in ("sequences_made", "sequences_found", "frames")}
+    figures = {key: totals[key] for key in ("sequences_made", "sequences_found", "sequences_missing", "frames")}
     if not totals["frames"]:
         return figures
     frames = totals["frames"]
@@ -278,22 +311,22 @@ def _parts(config: SyntheticConfig, split: str) -> list[_Part | None]:
 def _check_config(config: SyntheticConfig, directory: pathlib.Path) -> None:
     """Refuses to mix two data sets; remembers the settings of a new one."""
     path, now = directory / _CONFIG_FILE, config_lib.to_mapping(config)
-    if path.is_file():
-        before = json.loads(path.read_text())
-        changed = [key for key in now if before.get(key) != now[key]]
-        if changed:
-            key = changed[0]
-            raise ValueError(
-                f"{directory}: made with {key} = {before.get(key)!r}, asked for {now[key]!r}; "
-                "give another directory or remove this one"
-            )
-        return
-    directory.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(now, indent=1) + "\n")
+    if not path.is_file():
+        directory.mkdir(parents=True, exist_ok=True)
+        with engines.publishing(path) as own:
+            own.write_text(json.dumps(now, indent=1) + "\n")
+    before = json.loads(path.read_text())
+    changed = [key for key in now if before.get(key) != now[key]]
+    if changed:
+        key = changed[0]
+        raise ValueError(
+            f"{directory}: made with {key} = {before.get(key)!r}, asked for {now[key]!r}; "
+            "give another directory or remove this one"
+        )
 
 
-def _is_written(folder: pathlib.Path, name: str) -> bool:
-    return (folder / f"{name}.images.zip").is_file() and (folder / f"{name}.metadata.zip").is_file()
+def _is_written(directory: pathlib.Path, step: _Step) -> bool:
+    return all((directory / step.split / f"{step.name}.{kind}.zip").is_file() for kind in ("images", "metadata"))
 
 
 def _write_zip(path: pathlib.Path, members: list[tuple[str, bytes]], compression: int) -> None:
