@@ -83,7 +83,7 @@ class ExperimentConfig:
 CHANGEABLE = (
     *("output_dir", "dataset.directory", "dataset.source_directory", "data.pseudo.directory", "data.pseudo.labels"),
     *("data.read_threads", "data.prefetch_batches", "data.worker_processes", "data.cache_bytes"),
-    *("mesh", "loop", "evaluation", "model.remat"),
+    *("mesh", "loop", "evaluation", "model.remat", "model.scan_layers"),
 )
 
 
@@ -92,8 +92,8 @@ class Trainable:
     """What the training loop runs, built from a configuration on a mesh."""
 
     model: epfv2.EPFv2
-    key: jax.Array  # root key of the run
     step_fn: jax.stages.Wrapped
+    root_key: Callable[[], jax.Array]  # of the run
     initial_state: Callable[[], state_lib.TrainState]
     abstract_state: state_lib.TrainState  # shapes, dtypes and today's shardings, for restoring
 
@@ -147,7 +147,7 @@ def open_split(config: DatasetConfig, split: str) -> records.Records:
 
 
 def build_trainable(config: ExperimentConfig, mesh: jax.sharding.Mesh, frames: structs.Frames) -> Trainable:
-    """Returns model, compiled step and state on `mesh`; `frames` of one batch give the shapes."""
+    """Returns model, compiled step and state on `mesh`; `frames` of one batch give the shapes. Runs nothing."""
     model = epfv2.EPFv2(config.model)
     optimizer = optim.make_optimizer(
         config.optimizer,
@@ -160,12 +160,8 @@ def build_trainable(config: ExperimentConfig, mesh: jax.sharding.Mesh, frames: s
     create = functools.partial(state_lib.create_state, init_key, model, optimizer, one)
     shapes = jax.eval_shape(create)
     shardings = sharding.state_sharding(shapes, mesh, config.mesh)
-    make_key = jax.jit(
-        lambda: jax.random.split(jax.random.key(config.seed))[1], out_shardings=sharding.replicated(mesh)
-    )
     return Trainable(
         model=model,
-        key=make_key(),
         step_fn=step_lib.compile_step(
             mesh,
             shardings,
@@ -174,6 +170,9 @@ def build_trainable(config: ExperimentConfig, mesh: jax.sharding.Mesh, frames: s
             config=config.step,
             loss_config=config.loss,
             augment_config=config.augment,
+        ),
+        root_key=jax.jit(
+            lambda: jax.random.split(jax.random.key(config.seed))[1], out_shardings=sharding.replicated(mesh)
         ),
         initial_state=jax.jit(create, out_shardings=shardings),
         abstract_state=jax.tree.map(
@@ -301,7 +300,7 @@ def train(config: ExperimentConfig, started: float | None = None, profile_steps:
             step_fn=trainable.step_fn,
             batches=stack.enter_context(contextlib.closing(stream.batches)),
             label=stream.label,
-            key=trainable.key,
+            key=trainable.root_key(),
             mesh=mesh,
             steps=config.step.steps,
             config=config.loop,

@@ -121,7 +121,7 @@ def take_two_steps(config, image_size_hw, T):
     state = experiment.initial_state(config, trainable)
     before = jax.device_get(state)
     for _ in range(2):
-        state, metrics = trainable.step_fn(state, sharding.put_batch(batch, mesh), trainable.key)
+        state, metrics = trainable.step_fn(state, sharding.put_batch(batch, mesh), trainable.root_key())
         assert np.isfinite(metrics["loss"])
     assert int(state.step) == 2
     return before, jax.device_get(state)
@@ -175,7 +175,7 @@ def test_what_training_may_change_in_the_encoder(tmp_path, encoder_train, expect
     before = jax.device_get(trainable.initial_state())
     state = trainable.initial_state()
     for _ in range(2):
-        state, _ = trainable.step_fn(state, batch, trainable.key)
+        state, _ = trainable.step_fn(state, batch, trainable.root_key())
     changed = tuple(
         moved(old["encoder"], new["encoder"])
         for old, new in ((before.params, state.params), (before.batch_stats, state.batch_stats))

@@ -72,7 +72,7 @@ def test_a_student_takes_two_steps_on_true_and_pseudo_labels(variant):
     state = experiment.initial_state(config, trainable)
     before = jax.device_get(state.params)
     for _ in range(2):
-        state, metrics = trainable.step_fn(state, sharding.put_batch(batch, mesh), trainable.key)
+        state, metrics = trainable.step_fn(state, sharding.put_batch(batch, mesh), trainable.root_key())
         assert np.isfinite(metrics["loss"])
         assert {"pseudo_refined_nll", "distillation"} <= set(metrics)
     after = jax.device_get(state.params)

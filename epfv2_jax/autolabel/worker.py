@@ -26,7 +26,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -65,6 +65,17 @@ class UnitReport:
     published: bool  # False where another process was first
 
 
+def slot_shardings(devices: Sequence[jax.Device]) -> tuple[NamedSharding, NamedSharding]:
+    """Returns where what has slots lies, split over the devices, and where the variables do, whole on each."""
+    mesh = jax.make_mesh((len(devices),), ("slots",), axis_types=(AxisType.Auto,), devices=devices)
+    return NamedSharding(mesh, PartitionSpec("slots")), NamedSharding(mesh, PartitionSpec())
+
+
+def compile_step(model: epfv2.EPFv2) -> jax.stages.Wrapped:
+    """Returns step(variables, frames, state, restart (B,) bool) -> (rows by name, state); uses up the state given."""
+    return jax.jit(functools.partial(_step, model), donate_argnums=2)
+
+
 class Labeller:
     """The teacher, compiled, and where it reads and writes: a worker for `core.engines`."""
 
@@ -98,11 +109,9 @@ class Labeller:
                 f"{len(devices)} devices do not divide the plan's {slots} slots; plan with a multiple, or show this "
                 "process fewer devices"
             )
-        mesh = jax.make_mesh((len(devices),), ("slots",), axis_types=(AxisType.Auto,), devices=devices)
-        self._by_slot = NamedSharding(mesh, PartitionSpec("slots"))
-        self.variables = jax.device_put(variables, NamedSharding(mesh, PartitionSpec()))
-        #: step(variables, frames, state, restart (B,) bool) -> (rows by name, state); the state given is used up.
-        self.step = jax.jit(functools.partial(_step, self.model), donate_argnums=2)
+        self._by_slot, whole = slot_shardings(devices)
+        self.variables = jax.device_put(variables, whole)
+        self.step = compile_step(self.model)
 
     def __call__(self, units: Iterable[int]) -> Iterator[UnitReport]:
         """Returns reports of the units as they are published.

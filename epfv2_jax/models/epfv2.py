@@ -17,7 +17,7 @@ from epfv2_jax.models import body as body_lib
 from epfv2_jax.models import heads
 from epfv2_jax.models.attention import position_code_2d
 from epfv2_jax.models.decoder import Decoder, TemporalBlock
-from epfv2_jax.models.encoders import ENCODERS
+from epfv2_jax.models.encoders import ENCODERS, SCANNABLE
 from epfv2_jax.models.query import HEADSET_VECTOR_SIZE, QueryToken, heading, headset_vector
 from epfv2_jax.models.temporal import KVCache, empty_cache
 from epfv2_jax.structs import Frames, Predictions, Rig
@@ -54,6 +54,7 @@ class ModelConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"  # of encoder and decoders; heads and geometry are always float32
     param_dtype: Literal["float32", "bfloat16"] = "float32"
     remat: bool = False  # recompute encoder blocks in the backward pass: less memory, more time
+    scan_layers: bool = False  # one loop over the encoder's blocks: compiles faster; the parameters are the same
 
     def __post_init__(self):
         choices = {
@@ -78,6 +79,10 @@ class ModelConfig:
         if self.body == "parametric" and self.num_joints != skeleton.NUM_JOINTS:
             raise ValueError(
                 f"num_joints: the parametric body has {skeleton.NUM_JOINTS}, not {self.num_joints}; use 'keypoints'"
+            )
+        if self.scan_layers and self.encoder not in SCANNABLE:
+            raise ValueError(
+                f"scan_layers: the blocks of {self.encoder!r} are not all alike; those of {', '.join(SCANNABLE)} are"
             )
         if not 0 <= self.drop_path < 1:
             raise ValueError(f"drop_path: must be in [0, 1), got {self.drop_path}")
@@ -136,6 +141,7 @@ class EPFv2(nn.Module):
             remat=config.remat,
             drop_path=config.drop_path,
             frozen_statistics=config.encoder_train != "all",
+            **({"scan_layers": True} if config.scan_layers else {}),
             **dtypes,
         )
         self.to_tokens = nn.Dense(config.width, **dtypes)

@@ -8,7 +8,7 @@ import collections
 import dataclasses
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -109,6 +109,7 @@ _NAME = re.compile(r"%([\w.\-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 # What an instruction runs: the body of a loop, the parts of a fusion or of an asynchronous start, a branch.
 _CALLED = re.compile(r"(?:calls|body|branch_computations|(?:true|false)_computation)=(\{[^}]*\}|%[\w.\-]+)")
+_CONDITION = re.compile(r"condition=%([\w.\-]+)")
 _APPLIED = re.compile(r"to_apply=(%[\w.\-]+)")
 _BITS = re.compile(r"\d+")
 
@@ -129,6 +130,7 @@ class _Instruction:
     opcode: str
     result: Sequence[_Array]  # leaves, where it is a tuple
     operands: Sequence[Sequence[_Array]]
+    text: str  # of the operands; the value of a constant
     attributes: str
 
     @property
@@ -139,11 +141,6 @@ class _Instruction:
             found += _APPLIED.findall(self.attributes)
         return [name for names in found for name in _NAME.findall(names)]
 
-    @property
-    def trips(self) -> int:
-        found = _TRIPS.search(self.attributes) if self.opcode == "while" else None
-        return int(found[1]) if found else 1
-
 
 def _executed(text: str) -> Iterator[tuple[_Instruction, int]]:
     """Every instruction of an HLO module that a call runs, and how often."""
@@ -152,10 +149,24 @@ def _executed(text: str) -> Iterator[tuple[_Instruction, int]]:
     def walk(name: str, times: int) -> Iterator[tuple[_Instruction, int]]:
         for instruction in computations[name]:
             yield instruction, times
+            trips = _trips(instruction, computations) if instruction.opcode == "while" else 1
             for called in instruction.called:
-                yield from walk(called, times * instruction.trips)
+                yield from walk(called, times * trips)
 
     yield from walk(entry, 1)
+
+
+def _trips(loop: _Instruction, computations: Mapping[str, Sequence[_Instruction]]) -> int:
+    """How often a loop runs: as its compiler says, else, on TPUs, by its condition; 1 where that does not tell.
+
+    The loops of jax.lax.scan count from 0 while they are below a constant.
+    """
+    if found := _TRIPS.search(loop.attributes):
+        return int(found[1])
+    condition = computations[_CONDITION.search(loop.attributes)[1]]
+    limits = [i.text for i in condition if i.opcode == "constant"]
+    counts = any(i.opcode == "compare" and "direction=LT" in i.attributes for i in condition)
+    return int(limits[0]) if counts and len(limits) == 1 else 1
 
 
 def _parse(text: str) -> tuple[dict[str, list[_Instruction]], str]:
@@ -171,8 +182,8 @@ def _parse(text: str) -> tuple[dict[str, list[_Instruction]], str]:
             continue
         name, result, opcode, operands, attributes = found.groups()
         results[name] = _arrays(result)
-        operands = [results.get(operand, ()) for operand in _NAME.findall(operands)]
-        instructions.append(_Instruction(opcode, results[name], operands, attributes))
+        shapes = [results.get(operand, ()) for operand in _NAME.findall(operands)]
+        instructions.append(_Instruction(opcode, results[name], shapes, operands, attributes))
     return computations, entry
 
 
@@ -194,7 +205,7 @@ def _collective_bytes(instruction: _Instruction) -> int:
 
 def _flops(instruction: _Instruction) -> float:
     if instruction.opcode == "dot":
-        (lhs,), _ = instruction.operands
+        lhs = instruction.operands[0][0]
         contracted = _dims(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.attributes)
         return 2.0 * math.prod(instruction.result[0].shape) * math.prod(lhs.shape[i] for i in contracted)
     if instruction.opcode == "convolution":

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from epfv2_jax.models import encoders
+from epfv2_jax.models import encoders, epfv2
 from epfv2_jax.models.encoders import parts, vit
 from epfv2_jax.models.encoders.mobilenetv4 import Conv, Fused, Inverted, MobileNetV4
 from epfv2_jax.models.encoders.resnet import Bottleneck, ResNet
@@ -37,8 +37,14 @@ MINIATURES = {
         stages=((Fused(8, 2, 3, stride=2), Conv(16, 1)), (Inverted(16, 2, 3, 5, stride=2), Inverted(16, 2, 3))),
     ),
     "vit": functools.partial(vit.ViT, width=32, depth=2, heads=2, mlp_width=64, gated=True),
+    "scanned_vit": functools.partial(vit.ViT, width=32, depth=2, heads=2, mlp_width=64, gated=True, scan_layers=True),
 }
-LAST_FACTOR = {"resnet": r"layer2_0/bn3/", "mobilenetv4": r"blocks_1_1/pw_proj/bn/", "vit": r"block_1/layer_scale"}
+LAST_FACTOR = {
+    "resnet": r"layer2_0/bn3/",
+    "mobilenetv4": r"blocks_1_1/pw_proj/bn/",
+    "vit": r"block_1/layer_scale",
+    "scanned_vit": r"block_1/layer_scale",
+}
 
 
 @functools.cache
@@ -233,11 +239,13 @@ class DropPath(nn.Module):
         return parts.drop_path(branch, self.rate, train)
 
 
-def test_drop_path_drops_the_branch_of_whole_images_and_keeps_the_mean():
+@pytest.mark.parametrize("rate_type", [float, jnp.asarray])
+def test_drop_path_drops_the_branch_of_whole_images_and_keeps_the_mean(rate_type):
     branch = 1 + jnp.asarray(np.random.default_rng(0).uniform(size=(4000, 2, 3)), jnp.float32)
-    for rate, train in ((0.0, True), (0.25, False)):  # neither needs a random key
-        assert DropPath(rate).apply({}, branch, train) is branch
-    ratio = DropPath(0.25).apply({}, branch, True, rngs={"drop_path": jax.random.key(0)}) / branch
+    rngs = {"drop_path": jax.random.key(0)}
+    assert DropPath(rate_type(0.25)).apply({}, branch, False) is branch
+    np.testing.assert_array_equal(DropPath(rate_type(0.0)).apply({}, branch, True, rngs=rngs), branch)
+    ratio = DropPath(rate_type(0.25)).apply({}, branch, True, rngs=rngs) / branch
     kept = np.asarray(ratio[:, 0, 0] > 0)
     np.testing.assert_allclose(ratio, np.broadcast_to(kept[:, None, None] / 0.75, ratio.shape), rtol=1e-6)
     assert abs(kept.mean() - 0.75) < 4 * math.sqrt(0.25 * 0.75 / 4000)
@@ -286,6 +294,69 @@ def test_rematerialising_changes_the_program_and_no_number(family):
     assert "prevent_cse" not in str(plain.jaxpr) and "prevent_cse" in str(rematerialised.jaxpr)
     numbers = (traced.lower().compile()(variables["params"]) for traced in (plain, rematerialised))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), *numbers)
+
+
+def test_drop_path_at_rate_0_needs_no_random_key():
+    branch = jnp.ones((2, 3))
+    assert DropPath(0.0).apply({}, branch, True) is branch
+
+
+def test_scanning_over_the_layers_changes_the_program_and_no_number():
+    variables, images = miniature("vit")
+
+    def loss(params, images, scan):
+        out = MINIATURES["vit"](scan_layers=scan).apply({"params": params}, images, True)
+        return jnp.square(out - 1).mean(), out
+
+    gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True), static_argnums=2)
+    loop, scanned = (gradients.trace(variables["params"], images, scan) for scan in (False, True))
+    assert str(loop.jaxpr).count("scan[") == 0 and str(scanned.jaxpr).count("scan[") == 2  # forward and backward
+    expected, actual = (traced.lower().compile()(variables["params"], images) for traced in (loop, scanned))
+
+    def close(a, b):
+        assert jnp.linalg.norm(a - b) <= 1e-5 * jnp.linalg.norm(b)
+
+    jax.tree.map(close, actual, expected)
+
+
+def test_matrices_are_stacked_in_the_dtype_of_their_products():
+    variables, images = miniature("vit")
+    encoder = MINIATURES["scanned_vit"](dtype=jnp.bfloat16)
+    (scan,) = (e for e in jax.make_jaxpr(encoder.apply)(variables, images).eqns if e.primitive.name == "scan")
+    stacked = [x.aval for x in scan.invars if x.aval.shape[:1] == (encoder.depth,)]
+    assert {x.dtype for x in stacked if x.ndim == 3} == {jnp.dtype("bfloat16")}
+    assert {x.dtype for x in stacked if x.ndim == 2} == {jnp.dtype("float32")}  # the norms'
+
+
+def test_scanning_over_the_layers_leaves_the_parameters_where_they_are():
+    images = miniature("vit")[1]
+    loop, scanned = (jax.eval_shape(MINIATURES[f]().init, jax.random.key(0), images) for f in ("vit", "scanned_vit"))
+    assert loop == scanned
+
+
+def test_each_scanned_layer_has_a_rate_and_draws_of_its_own():
+    """Three blocks that each lift a channel of their own, where their MLP's branch is kept."""
+    encoder = vit.ViT(width=8, depth=3, heads=1, mlp_width=4, drop_path=0.8, scan_layers=True)
+    images = jnp.zeros((1000, 16, 16, 1))
+    shapes = jax.eval_shape(encoder.init, jax.random.key(0), images)["params"]
+    params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes)
+    for i in range(3):
+        block = params[f"block_{i}"]
+        block["layer_scale2"] = block["layer_scale2"].at[i].set(1.0)
+        block["mlp"]["fc2"]["bias"] = block["mlp"]["fc2"]["bias"].at[i].set(1.0)
+    params["norm"]["scale"] += 1  # the channels stay in order
+    out = jax.jit(encoder.apply, static_argnums=2)(
+        {"params": params}, images, True, rngs={"drop_path": jax.random.key(1)}
+    )
+    out = np.asarray(out)[:, 0, 0]
+    kept = out[:, :3] > out[:, 3:4]
+    np.testing.assert_allclose(kept.mean(axis=0), [1.0, 0.6, 0.2], atol=4 * math.sqrt(0.25 / 1000))
+    assert abs(np.corrcoef(kept[:, 1], kept[:, 2])[0, 1]) < 4 / math.sqrt(1000)
+
+
+def test_scanning_is_refused_by_name_where_blocks_differ():
+    with pytest.raises(ValueError, match=r"scan_layers: .* 'resnet18' .* dinov3_vits16, .*dinov3_vitl16"):
+        epfv2.ModelConfig(encoder="resnet18", scan_layers=True)
 
 
 @pytest.mark.parametrize("family", MINIATURES)

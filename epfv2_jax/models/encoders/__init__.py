@@ -3,7 +3,8 @@
 The call is ``encoder(images (N, H, W, 1) float32 normalised, train: bool, image_valid (N,) bool) -> (N, h, w, C)``; the
 constructor takes `dtype`, `param_dtype`, `remat`, `drop_path` and `frozen_statistics`. `stride`, `width` (C) and
 `layers` (the names of the parameters' modules by depth, for layer-wise learning rates) are known without an image.
-Images that are not valid do not enter batch statistics.
+Images that are not valid do not enter batch statistics. An encoder whose blocks are all alike may take `scan_layers`,
+to run them as one loop; its parameters do not change with that.
 """
 
 import functools
@@ -31,3 +32,6 @@ ENCODERS: dict[str, Callable[..., nn.Module]] = {
     "small_stride16": functools.partial(Small, widths=(32, 64, 128), blocks=(1, 1, 1)),
     "tiny": functools.partial(Small, blocks=(0, 1)),
 }
+
+#: The encoders that take `scan_layers`.
+SCANNABLE = tuple(name for name, encoder in ENCODERS.items() if hasattr(encoder(), "scan_layers"))

@@ -57,15 +57,23 @@ def statistics_mask(image_valid: jax.Array | None) -> jax.Array | None:
     return (image_valid | ~image_valid.any())[:, None, None, None]
 
 
-def drop_path(branch: jax.Array, rate: float, train: bool) -> jax.Array:
+def drop_path(branch: jax.Array, rate: float | jax.Array, train: bool) -> jax.Array:
     """Returns a residual branch (N, ...), in training zero for a share `rate` of the images and scaled up for the rest.
 
     Stochastic depth (Huang et al.): the mean stays, and each image draws for itself. Called inside a module; draws
-    from the random collection "drop_path".
+    from the random collection "drop_path", but for a Python rate of 0.
     """
-    one_draw_an_image = tuple(range(1, branch.ndim))
-    drop = nn.Dropout(rate, broadcast_dims=one_draw_an_image, rng_collection="drop_path", deterministic=not train)
-    return drop(branch)
+    never = not isinstance(rate, jax.Array) and rate == 0
+    return Dropout()(branch, rate) if train and not never else branch
+
+
+class Dropout(nn.Module):
+    """Returns what `nn.Dropout` does with one draw an image; the rate may be an array, as in a scan over blocks."""
+
+    def __call__(self, branch: jax.Array, rate: float | jax.Array) -> jax.Array:
+        one_draw_an_image = (branch.shape[0], *(1,) * (branch.ndim - 1))
+        kept = jax.random.bernoulli(self.make_rng("drop_path"), 1 - rate, one_draw_an_image)
+        return jnp.where(kept, branch / jnp.asarray(1 - rate, branch.dtype), 0)
 
 
 def drop_path_rates(deepest: float, number: int) -> list[float]:

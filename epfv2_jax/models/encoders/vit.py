@@ -36,6 +36,7 @@ class ViT(nn.Module):
     remat: bool = False  # recompute the blocks in the backward pass: less memory, more time
     drop_path: float = 0.0  # of both branches of the deepest block, in training
     frozen_statistics: bool = False
+    scan_layers: bool = False  # one loop over the blocks: a smaller program; the parameters are the same
 
     stride: ClassVar[int] = 16
     registers: ClassVar[int] = 4
@@ -76,13 +77,42 @@ class ViT(nn.Module):
         extra = 1 + self.registers
         x = jnp.concatenate([*(t.astype(self.dtype) for t in tokens), patches.reshape(N, h * w, self.width)], axis=1)
         rotation = rotary_table(h, w, self.width // self.heads, extra)
-        block = block_class(Block, self.remat)
-        for i, drop_rate in enumerate(drop_path_rates(self.drop_path, self.depth)):
-            x = block(self.heads, self.mlp_width, self.gated, drop_rate, name=f"block_{i}", **dtypes)(
-                x, train, rotation
-            )
+        if self.scan_layers and not self.is_initializing():
+            x = self._scan_blocks(x, train, rotation)
+        else:
+            block = block_class(Block, self.remat)
+            for i, drop_rate in enumerate(drop_path_rates(self.drop_path, self.depth)):
+                x = block(self.heads, self.mlp_width, self.gated, drop_rate, name=f"block_{i}", **dtypes)(
+                    x, train, rotation
+                )
         x = layer_norm(name="norm", **dtypes)(x[:, extra:])
         return x.reshape(N, h, w, self.width)
+
+    def _scan_blocks(self, x: jax.Array, train: bool, rotation: tuple[np.ndarray, np.ndarray]) -> jax.Array:
+        """The blocks as one loop over their stacked parameters.
+
+        `nn.scan` would store the parameters stacked: other checkpoints, imported weights and learning rates by layer.
+        """
+        dropping = train and self.drop_path > 0
+
+        def body(x: jax.Array, layer: tuple[Any, ...]) -> tuple[jax.Array, None]:
+            params, drop_rate, rngs = layer
+            block = Block(self.heads, self.mlp_width, self.gated, drop_rate, self.dtype, self.param_dtype, parent=None)
+            return block.apply({"params": params}, x, dropping, rotation, rngs=rngs), None
+
+        def stack(*leaves: jax.Array) -> jax.Array:
+            # In the dtype of the products; vectors stay as they are, for the norms compute with theirs in float32.
+            return jnp.stack([leaf.astype(self.dtype) if leaf.ndim > 1 else leaf for leaf in leaves])
+
+        params = (self.variables["params"][f"block_{i}"] for i in range(self.depth))
+        layers = (
+            jax.tree.map(stack, *params),
+            jnp.asarray(drop_path_rates(self.drop_path, self.depth)),
+            {"drop_path": jax.random.split(self.make_rng("drop_path"), self.depth)} if dropping else {},
+        )
+        # XLA merges nothing across a loop's end: what is recomputed needs no barriers.
+        body = jax.checkpoint(body, prevent_cse=False) if self.remat else body
+        return jax.lax.scan(body, x, layers)[0]
 
 
 class Block(nn.Module):
