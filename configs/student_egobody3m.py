@@ -64,5 +64,6 @@ def get_config(variant: str = "resnet18") -> ConfigDict:
     config.optimizer = {"learning_rate": 1e-3, "warmup_steps": 2000, "weight_decay": 1e-2}
     config.step = {"steps": 28_000, "ema_decay": 0.999}
     config.loop = {"log_every": 50, "evaluate_every": 2000, "checkpoint_every": 1000}
+    config.mesh = {"data": -1, "fsdp": 1}  # fsdp: the devices that share parameters and optimizer state
     config.evaluation = {"clip_frames": 64, "batch_size": 16, "validation_clips": 512}
     return config

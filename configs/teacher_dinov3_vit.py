@@ -48,5 +48,6 @@ def get_config(variant: str = "b16") -> ConfigDict:
     # 2.4 M frames are 150 k clips: 6 passes at 32 clips a step.
     config.step = {"steps": 28_000, "ema_decay": 0.9995}
     config.loop = {"log_every": 50, "evaluate_every": 2000, "checkpoint_every": 1000}
+    config.mesh = {"data": -1, "fsdp": 1}  # fsdp: the devices that share parameters and optimizer state
     config.evaluation = {"clip_frames": 64, "batch_size": 8, "validation_clips": 512}
     return config
