@@ -111,6 +111,6 @@ def test_label_pass_needs_no_other_host():
 @pytest.mark.extras
 @pytest.mark.usefixtures("libtpu")
 def test_too_large_a_batch_does_not_fit():
-    found = dry_run("quickstart.py", "v5e:4x4", "--quick", "--batch_per_device=4096")
+    found = dry_run("quickstart.py", "v5e:4x4", "--quick", "--batch_per_device=32768")
     assert found.returncode == 3, found.stdout + found.stderr
     assert "does not fit" in found.stdout

@@ -1,5 +1,6 @@
 """Runs of several processes: the same numbers as one, stopped, killed, moved to other devices and gone on with."""
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -10,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 import cluster_recipe
 import numpy as np
@@ -41,10 +43,31 @@ def folder(tmp_path_factory) -> pathlib.Path:
     return folder
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+def free_port(ports: range = range(1)) -> int:
+    """Returns one of `ports` that is free; of those that the system gives out if there are none."""
+    for port in ports:
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return listener.getsockname()[1]
+    raise OSError(f"no port of {ports} is free")
+
+
+def told_where(processes: int, i: int, port: int) -> list[str]:
+    return f"--coordinator_address 127.0.0.1:{port} --num_processes {processes} --process_id {i}".split()
+
+
+def as_slurm_tells(processes: int, i: int, port: int) -> dict[str, str]:
+    """The environment of a SLURM step; JAX makes the coordinator's port from the number of the job."""
+    return {
+        "SLURM_JOB_ID": str(port - SLURM_PORTS.start),
+        "SLURM_STEP_NODELIST": "127.0.0.1",
+        "SLURM_NTASKS": str(processes),
+        "SLURM_PROCID": str(i),
+        "SLURM_LOCALID": str(i),
+    }
+
+
+SLURM_PORTS = range(65535 - 2**12 + 1, 65535)
 
 
 @dataclasses.dataclass
@@ -54,35 +77,36 @@ class Run:
     folder: pathlib.Path
     name: str
     starts: int = 0
+    processes: list[subprocess.Popen] = dataclasses.field(default_factory=list)
 
     @property
     def directory(self) -> pathlib.Path:
         return self.folder / self.name
 
-    def start(self, processes: int, devices: int, *flags: str) -> list[subprocess.Popen]:
+    def start(self, processes: int, devices: int, *flags: str, slurm: bool = False) -> None:
         """Starts `processes` processes of `devices` CPU devices each."""
         self.starts += 1
-        environment = {
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-            "JAX_COMPILATION_CACHE_DIR": str(self.folder / "cache"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        }
-        cluster, port = [], free_port()
+        self.processes = []
+        port = free_port(SLURM_PORTS) if slurm else free_port()
         for i in range(processes):
+            environment = {
+                **os.environ,
+                "PYTHONPATH": str(ROOT),
+                "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+                "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+                "JAX_COMPILATION_CACHE_DIR": str(self.folder / "cache"),
+                "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+                **(as_slurm_tells(processes, i, port) if slurm else {}),
+            }
+            cluster = ["--distributed"] if slurm else told_where(processes, i, port) if processes > 1 else []
             log = self.folder / f"{self.name}_{self.starts}_{i}.log"
-            if processes > 1:
-                cluster = ["--coordinator_address", f"127.0.0.1:{port}", "--num_processes", str(processes)]
-                cluster += ["--process_id", str(i)]
             command = [sys.executable, str(HERE / "cluster_process.py"), str(log.with_suffix(".seen"))]
             command += ["--config", f"{HERE / 'cluster_recipe.py'}:{self.folder}"]
             command += [f"--config.output_dir={self.directory}", *cluster, *flags]
             with log.open("w") as file:
-                yielded = subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT, cwd=HERE)
-            self.processes = [*(self.processes if i else []), yielded]
-        return self.processes
+                self.processes.append(
+                    subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT, cwd=HERE)
+                )
 
     def wait(self, timeout_s: float = 240) -> list[int]:
         """Returns the exit codes of this start's processes."""
@@ -93,9 +117,9 @@ class Run:
             for process in self.processes:
                 process.kill()
 
-    def wait_for_step(self, step: int, timeout_s: float = 240) -> None:
+    def wait_until(self, happened: Callable[[], bool], timeout_s: float = 240) -> None:
         deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline and len(self.losses()) < step:
+        while time.monotonic() < deadline and not happened():
             assert all(process.poll() is None for process in self.processes), self.log()
             time.sleep(0.01)
 
@@ -134,23 +158,25 @@ def undisturbed(folder) -> Run:
     return run
 
 
-@pytest.mark.parametrize("processes, devices, fsdp", [(2, 2, 1), (2, 2, 4), (2, 2, 2), (1, 4, 1), (1, 4, 4)])
+@pytest.mark.parametrize("processes, devices, fsdp", [(2, 2, 1), (2, 2, 4), (1, 4, 1), (1, 4, 4)])
 def test_all_layouts_give_the_same_losses(folder, undisturbed, processes, devices, fsdp):
     run = Run(folder, f"layout_{processes}_{devices}_{fsdp}")
-    run.start(processes, devices, f"--config.mesh.fsdp={fsdp}")
+    slurm = (processes, fsdp) == (2, 4)
+    run.start(processes, devices, f"--config.mesh.fsdp={fsdp}", "--profile=2", slurm=slurm)
     assert run.wait() == [0] * processes, run.log()
     steps = range(1, cluster_recipe.STEPS + 1)
     np.testing.assert_allclose([run.losses()[s] for s in steps], [undisturbed.losses()[s] for s in steps], rtol=1e-5)
+    assert list((run.directory / "profile").rglob("*.xplane.pb"))
     (start, *_) = ledger.read(run.directory / "ledger.jsonl")
     assert (start["processes"], start["devices"]) == (processes, processes * devices)
 
 
-def test_a_run_moved_twice_sees_every_clip_once_an_epoch_and_learns_the_same(folder, undisturbed):
+def test_a_run_moved_about_sees_every_clip_once_an_epoch_and_learns_the_same(folder, undisturbed):
     run, seen = Run(folder, "moved"), []
-    for processes, devices, told, until in ((1, 1, 0, 4), (2, 2, 1, 9), (1, 8, None, None)):
+    for processes, devices, told, until in ((1, 1, 0, 4), (2, 2, 1, 9), (1, 8, 0, 14), (2, 4, None, None)):
         run.start(processes, devices)
         if until is not None:
-            run.wait_for_step(until)
+            run.wait_until(lambda until=until: len(run.losses()) >= until)
             run.processes[told].send_signal(signal.SIGTERM)
         expected = 0 if until is None else hosts.EXIT_PREEMPTED
         assert run.wait() == [expected] * processes, run.log()
@@ -166,13 +192,13 @@ def test_a_run_moved_twice_sees_every_clip_once_an_epoch_and_learns_the_same(fol
     steps = range(1, cluster_recipe.STEPS + 1)
     np.testing.assert_allclose([run.losses()[s] for s in steps], [undisturbed.losses()[s] for s in steps], rtol=1e-4)
     starts = [line for line in ledger.read(run.directory / "ledger.jsonl") if line["event"] == "start"]
-    assert [line["lost_steps"] for line in starts] == [0, 0, 0] and starts[1]["down_s"] > 0
+    assert [line["lost_steps"] for line in starts] == [0, 0, 0, 0] and starts[1]["down_s"] > 0
 
 
 def test_a_lost_process_ends_the_others_and_the_run_goes_on_from_the_last_whole_checkpoint(folder, undisturbed):
     run = Run(folder, "lost")
     run.start(2, 2)
-    run.wait_for_step(9)
+    run.wait_until(lambda: len(run.saved_steps()) >= 2)
     run.processes[1].kill()
     clock = time.monotonic()
     codes = run.wait(90)
