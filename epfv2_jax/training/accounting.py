@@ -110,6 +110,8 @@ _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 # What an instruction runs: the body of a loop, the parts of a fusion or of an asynchronous start, a branch.
 _CALLED = re.compile(r"(?:calls|body|branch_computations|(?:true|false)_computation)=(\{[^}]*\}|%[\w.\-]+)")
 _CONDITION = re.compile(r"condition=%([\w.\-]+)")
+_BODY = re.compile(r"body=%([\w.\-]+)")
+_INDEX = re.compile(r"index=(\d+)")
 _APPLIED = re.compile(r"to_apply=(%[\w.\-]+)")
 _BITS = re.compile(r"\d+")
 
@@ -127,6 +129,7 @@ class _Array:
 
 @dataclasses.dataclass(frozen=True)
 class _Instruction:
+    name: str
     opcode: str
     result: Sequence[_Array]  # leaves, where it is a tuple
     operands: Sequence[Sequence[_Array]]
@@ -157,16 +160,24 @@ def _executed(text: str) -> Iterator[tuple[_Instruction, int]]:
 
 
 def _trips(loop: _Instruction, computations: Mapping[str, Sequence[_Instruction]]) -> int:
-    """How often a loop runs: as its compiler says, else, on TPUs, by its condition; 1 where that does not tell.
+    """How often a loop runs: as its compiler says, else, on TPUs, by its condition and step; 1 where they do not tell.
 
-    The loops of jax.lax.scan count from 0 while they are below a constant.
+    Loops count from 0 while they are below a constant: those of jax.lax.scan in ones, those of a matrix product whose
+    parts travel between devices meanwhile often in twos.
     """
     if found := _TRIPS.search(loop.attributes):
         return int(found[1])
-    condition = computations[_CONDITION.search(loop.attributes)[1]]
-    limits = [i.text for i in condition if i.opcode == "constant"]
-    counts = any(i.opcode == "compare" and "direction=LT" in i.attributes for i in condition)
-    return int(limits[0]) if counts and len(limits) == 1 else 1
+    condition, body = (computations[pattern.search(loop.attributes)[1]] for pattern in (_CONDITION, _BODY))
+    limits = [int(i.text) for i in condition if i.opcode == "constant"]
+    counters = [int(_INDEX.search(i.attributes)[1]) for i in condition if i.opcode == "get-tuple-element"]
+    compared = any(i.opcode == "compare" and "direction=LT" in i.attributes for i in condition)
+    if not (compared and len(limits) == len(counters) == 1):
+        return 1
+    by_name = {i.name: i for i in body}
+    counted = by_name.get(_NAME.findall(body[-1].text)[counters[0]])
+    added = [by_name[name] for name in _NAME.findall(counted.text)] if counted and counted.opcode == "add" else ()
+    steps = [int(i.text) for i in added if i.opcode == "constant"]
+    return math.ceil(limits[0] / steps[0]) if steps else limits[0]
 
 
 def _parse(text: str) -> tuple[dict[str, list[_Instruction]], str]:
@@ -183,7 +194,7 @@ def _parse(text: str) -> tuple[dict[str, list[_Instruction]], str]:
         name, result, opcode, operands, attributes = found.groups()
         results[name] = _arrays(result)
         shapes = [results.get(operand, ()) for operand in _NAME.findall(operands)]
-        instructions.append(_Instruction(opcode, results[name], shapes, operands, attributes))
+        instructions.append(_Instruction(name, opcode, results[name], shapes, operands, attributes))
     return computations, entry
 
 

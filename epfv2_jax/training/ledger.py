@@ -72,7 +72,8 @@ class Ledger:
     def close_window(self, step: int) -> None:
         """Writes one line for everything since the last one; `step` steps are done.
 
-        `mfu` is null where the chip's peak is not known. It is of the time in which the run trains (step, data_wait).
+        `mfu` is null where the chip's peak is not known. It is of the time in which the run trains (step, data_wait),
+        and of the FLOPs as compiled: with `model.remat` those of the recomputation are in it, which makes it an HFU.
         """
         self._switch(self._kind)
         steps, seconds = step - self._step, {kind: s for kind, s in self._seconds.items() if s}

@@ -74,6 +74,22 @@ def state_sharding(state: Any, mesh: Mesh, config: MeshConfig) -> Any:
     return jax.tree.map(spec, state)
 
 
+def gather(params: Any, mesh: Mesh, stored: Any) -> Any:
+    """Returns parameters whole on every device, from parameters that are `stored` in shards; under `jax.jit`.
+
+    The gradient goes the other way: summed over the devices, of which each keeps its shard. Without this XLA lets the
+    sharding of the parameters reach the activations, and moves those about instead.
+    """
+    constrain = jax.lax.with_sharding_constraint
+
+    @jax.custom_vjp
+    def whole(params: Any) -> Any:
+        return constrain(params, replicated(mesh))
+
+    whole.defvjp(lambda params: (whole(params), None), lambda _, grads: (constrain(grads, stored),))
+    return whole(params)
+
+
 def put_batch(batch: Any, mesh: Mesh) -> Any:
     """Returns global device arrays from this process's numpy share of the batch, split over the leading axis."""
     sharding = NamedSharding(mesh, BATCH_SPEC)

@@ -42,18 +42,20 @@ def train_step(
     config: StepConfig,
     loss_config: losses.LossConfig,
     augment_config: augment.AugmentConfig,
+    gather: Callable[[Any], Any] = lambda params: params,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Returns (next state, metrics) after one optimizer update on `batch`.
 
     A step whose loss or gradient is not finite changes nothing but the counters. `key` is the run's root key: the step
-    folds its own number in, so a resumed run sees the same noise.
+    folds its own number in, so a resumed run sees the same noise. `gather` makes of the parameters, as they are stored
+    over the devices, what the model computes with.
     """
     augment_key, drop_key = jax.random.split(jax.random.fold_in(key, state.step))
     batch = augment.augment(augment_key, batch, augment_config)
     progress = state.step / config.steps
 
     def loss_fn(params, batch_stats, part, counts, part_key):
-        variables = {"params": params, "batch_stats": batch_stats}
+        variables = {"params": gather(params), "batch_stats": batch_stats}
         predictions, updated = model.apply(
             variables, part.frames, train=True, mutable=["batch_stats"], rngs={"drop_path": part_key}
         )
@@ -112,8 +114,9 @@ def _value_and_grad(
 def compile_step(mesh: Mesh, state_shardings: Any, **static: Any) -> Callable:
     """Returns the jitted `train_step` on `mesh`: clips split over all devices, the old state donated to the new one."""
     replicated = sharding.replicated(mesh)
+    gather = functools.partial(sharding.gather, mesh=mesh, stored=state_shardings.params)
     return jax.jit(
-        functools.partial(train_step, **static),
+        functools.partial(train_step, gather=gather, **static),
         in_shardings=(state_shardings, NamedSharding(mesh, sharding.BATCH_SPEC), replicated),
         out_shardings=(state_shardings, replicated),
         donate_argnums=0,

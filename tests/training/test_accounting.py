@@ -129,7 +129,8 @@ def cost_of_text(*instructions: str, computations: str = "") -> accounting.Compi
     return compiled_cost(types.SimpleNamespace(as_text=lambda: text, memory_analysis=lambda: memory))
 
 
-def test_loops_of_tpu_programs_count_by_their_condition():
+@pytest.mark.parametrize(("step", "trips"), [(1, 12), (2, 6), (5, 3)])
+def test_loops_of_tpu_programs_count_by_their_condition_and_step(step, trips):
     computations = """
 %body (p: (s32[], f32[8,16])) -> (s32[], f32[8,16]) {
   %p = (s32[]{:T(128)}, f32[8,16]{1,0:T(8,128)S(1)}) parameter(0)
@@ -137,7 +138,10 @@ def test_loops_of_tpu_programs_count_by_their_condition():
   %w = f32[16,16]{1,0:T(8,128)} constant({...})
   %y = f32[8,16]{1,0:T(8,128)} convolution(%x, %w), dim_labels=bf_io->bf
   %r = f32[8,16]{1,0:T(8,128)} all-reduce(%y), replica_groups=mesh['x'=4] {'x'}, to_apply=%sum
-  ROOT %t = (s32[]{:T(128)}, f32[8,16]{1,0:T(8,128)}) tuple(%i, %r)
+  %i.1 = s32[]{:T(128)} get-tuple-element(%p), index=0
+  %step = s32[]{:T(128)} constant(STEP)
+  %i.2 = s32[]{:T(128)} add(%i.1, %step)
+  ROOT %t = (s32[]{:T(128)}, f32[8,16]{1,0:T(8,128)}) tuple(%i.2, %r)
 }
 
 %condition (p.1: (s32[], f32[8,16])) -> pred[] {
@@ -148,9 +152,9 @@ def test_loops_of_tpu_programs_count_by_their_condition():
 }
 """
     loop = "ROOT %w.1 = (s32[], f32[8,16]{1,0:T(8,128)}) while(%a), condition=%condition, body=%body"
-    cost = cost_of_text(loop, computations=computations)
-    assert cost.flops == 12 * 2 * 8 * 16 * 16
-    assert cost.collectives == {"all-reduce": Collective(count=12, bytes=12 * 8 * 16 * 4)}
+    cost = cost_of_text(loop, computations=computations.replace("STEP", str(step)))
+    assert cost.flops == trips * 2 * 8 * 16 * 16
+    assert cost.collectives == {"all-reduce": Collective(count=trips, bytes=trips * 8 * 16 * 4)}
 
 
 def test_library_calls_of_gpu_programs():

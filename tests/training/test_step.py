@@ -11,7 +11,7 @@ from pose_fakes import fake_batch
 from epfv2_jax import losses
 from epfv2_jax.data import augment
 from epfv2_jax.models import epfv2
-from epfv2_jax.training import optim, sharding, state, step
+from epfv2_jax.training import accounting, optim, sharding, state, step
 
 # The smallest model that has every part but forward kinematics: what these tests cost is its compilation.
 MODEL = epfv2.EPFv2(
@@ -64,6 +64,22 @@ def test_sharded_parameters_give_the_losses_of_one_device():
     sharded, final = run(8, fsdp=4)
     np.testing.assert_allclose(sharded, one, rtol=1e-5)
     assert any(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(final.params))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fsdp", [4, 8])
+def test_sharded_parameters_travel_once_and_activations_never(fsdp):
+    def cost(fsdp):
+        mesh, create, step_fn = compiled(8, fsdp=fsdp)
+        batch = sharding.put_batch(batch_of(), mesh)
+        return accounting.compiled_cost(step_fn.lower(create(), batch, KEY).compile())
+
+    copied, sharded = cost(1), cost(fsdp)
+    assert sharded.flops == copied.flops
+    assert set(sharded.collectives) <= {"all-gather", "all-reduce", "reduce-scatter"}
+    # Parameters are gathered, gradients reduced, and these are as many.
+    reduced = copied.collectives["all-reduce"].bytes
+    assert 0.9 * reduced < sharded.collectives["all-gather"].bytes < 1.02 * reduced
 
 
 @pytest.mark.slow
