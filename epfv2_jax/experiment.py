@@ -341,8 +341,11 @@ def score(
     and get the same.
     """
     mesh = sharding.make_mesh(sharding.MeshConfig()) if mesh is None else mesh
-    if not all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(variables)):
-        variables = sharding.put_whole(variables, sharding.replicated(mesh))
+    whole = sharding.replicated(mesh)
+    if all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(variables)):
+        variables = jax.device_put(variables, whole)  # sharded ones are gathered, once
+    else:
+        variables = sharding.put_whole(variables, whole)
     split = jax.sharding.NamedSharding(mesh, sharding.BATCH_SPEC)
     return evaluation.evaluate(
         lambda frames: _predict(model, mesh, variables, sharding.put_whole(frames, split)),
