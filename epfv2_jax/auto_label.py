@@ -57,7 +57,7 @@ def label(config: AutoLabelConfig) -> None:
     pseudo = config.student.data.pseudo
     teacher = experiment.checkpoint_dir(config.teacher)
     plan = plan_lib.write_plan(pseudo.labels, plan_lib.make_plan(pseudo.directory, teacher, config.label_pass))
-    done = labels.published_units(pseudo.labels)
+    done = labels.published_units(pseudo.labels, plan.num_units)
     todo = [unit for unit in range(plan.num_units) if unit not in done]
     if todo:
         with tqdm.tqdm(total=int(plan.units[todo, 2].sum()), desc="label", unit="frame") as bar:

@@ -228,13 +228,23 @@ def open_stream(config: ExperimentConfig, training: records.Records, start_step:
 
     unlabelled = records.open_records(pseudo.directory)
     pseudo_clips = pipeline.build_index(unlabelled, config.data.clip_frames)
-    teacher = None
+    teacher = opened = None
     if pseudo.teacher is not None:
         teacher = distill.OnlineTeacher(*checkpoint.load_model(pseudo.teacher)[:2], max_sigma_m=pseudo.max_sigma_m)
+        with_uncertainty = teacher.model.config.uncertainty
+    else:
+        opened = labels.open_labels(pseudo.labels, unlabelled)
+        with_uncertainty = opened.with_uncertainty
+    distils = config.model.uncertainty and config.loss.distillation_weight > 0
+    if not with_uncertainty and (distils or pseudo.max_sigma_m is not None):
+        raise ValueError(
+            f"{pseudo.teacher or pseudo.labels}: this teacher does not say how sure it is; set "
+            "loss.distillation_weight = 0 and no data.pseudo.max_sigma_m, or take a teacher with model.uncertainty"
+        )
     pseudo_batches = pipeline.train_batches(
         unlabelled,
         dataclasses.replace(config.data, batch_size=pseudo.batch_size),
-        labels=None if pseudo.labels is None else labels.open_labels(pseudo.labels, unlabelled),
+        labels=opened,
         **reading,
     )
     return Stream(

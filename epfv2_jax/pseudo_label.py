@@ -6,8 +6,8 @@
   python -m epfv2_jax.pseudo_label verify --records DIR --out DIR [--parquet DIR]
 
 `run` labels what is not labelled yet; kill it when you like and run it again. Each frame is labelled, or quarantined
-with a reason. Exit codes of run (for the units of this call) and verify (for the whole pass): 0 all rows are ok, 3
-complete but some rows are quarantined, 1 an error, 2 wrong arguments.
+with a reason. Exit codes of run (for its share, whoever labelled it) and verify (for the whole pass): 0 all rows ok,
+3 complete but some rows are quarantined, 1 an error, 2 wrong arguments.
 
 Engines: `local` is this process. `index` is unit i, i + n, ... of process i of n: --index and --count, or from the
 environment of a SLURM array, or of an indexed Kubernetes Job or JobSet (JOB_COMPLETION_INDEX; its completions are
@@ -22,6 +22,7 @@ runtimes call the third TPU_VISIBLE_DEVICES. For one process a GPU: CUDA_VISIBLE
 
 import argparse
 import functools
+import os
 import sys
 from collections.abc import Sequence
 
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         return args.run(args)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:  # the last: Ray, pyarrow, or what a gs:// path needs
         print(f"error: {error}", file=sys.stderr)
         return EXIT_ERROR
 
@@ -63,32 +64,43 @@ def _run(args: argparse.Namespace) -> int:
     plan = plan_lib.read_plan(args.out)
     engine = engines.from_arguments(args)
     units = engine.share(range(plan.num_units))
-    done = labels.published_units(args.out)
+    done = labels.published_units(args.out, plan.num_units)
     todo = [unit for unit in units if unit not in done]
-    make_worker = functools.partial(worker.Labeller, args.out, args.records, args.teacher)
-    reports = engine.run(make_worker, todo, tasks_per_call=2)
-    counts = np.zeros(len(labels.Status), np.int64)
+    # Workers on Ray may have another working directory.
+    paths = [path if plan_lib.is_remote(path) else os.path.abspath(path) for path in (args.records, args.teacher)]
+    out = args.out if plan_lib.is_remote(args.out) else os.path.abspath(args.out)
+    if engine.on_ray or not todo:  # else the worker looks
+        worker.check_records(plan, paths[0])
+        worker.load_teacher(plan, paths[1])
+    reports = engine.run(functools.partial(worker.Labeller, out, *paths), todo, tasks_per_call=2)
     frames = plan.units[:, 2].tolist()
     total = sum(frames[unit] for unit in units)
-    before = total - sum(frames[unit] for unit in todo)
-    with tqdm.tqdm(total=total, initial=before, unit="frame", smoothing=0.05) as bar:
+    with tqdm.tqdm(
+        total=total, initial=total - sum(frames[unit] for unit in todo), unit="frame", smoothing=0.05
+    ) as bar:
+        bad_rows = 0
         for report in reports:
-            counts += report.counts
+            bad_rows += sum(report.counts[1:])
             bar.update(report.num_frames)
-            bar.set_postfix({"bad rows": int(counts[1:].sum())})
-    print(f"labelled {counts.sum()} frames: {_counts(counts)}")
-    return EXIT_BAD_ROWS if counts[1:].any() else EXIT_OK
+            bar.set_postfix({"bad rows": bad_rows})
+    counts = verify_lib.counts(out, units)
+    print(f"labelled {sum(counts)} frames: {_counts(counts)}")
+    return EXIT_BAD_ROWS if any(counts[1:]) else EXIT_OK
 
 
 def _status(args: argparse.Namespace) -> int:
     found = verify_lib.status(args.out)
     print(f"{found.frames_done} of {found.frames} frames, {found.units_done} of {found.units} units")
-    if found.counts:
+    if found.units_done:
         print(_counts(found.counts))
     for w in found.workers:
         print(f"{w.worker}: {w.frames} frames, {w.frames_per_s:.1f} frames/s, published {w.idle_s:.0f} s ago")
     if found.frames_done < found.frames:
-        print("no worker is active" if found.seconds_left is None else f"time left: {found.seconds_left / 60:.1f} min")
+        print(
+            "no worker has published lately"
+            if found.seconds_left is None
+            else f"time left: {found.seconds_left / 60:.1f} min"
+        )
     return EXIT_OK
 
 

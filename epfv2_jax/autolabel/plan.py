@@ -17,7 +17,6 @@ import itertools
 import json
 import os
 import pathlib
-import tempfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,6 +27,7 @@ from etils import epath
 import epfv2_jax
 from epfv2_jax import checkpoint
 from epfv2_jax.core import config as config_lib
+from epfv2_jax.core import engines
 from epfv2_jax.data import labels, records
 from epfv2_jax.models import epfv2
 
@@ -240,7 +240,7 @@ def write_plan(directory: str | os.PathLike, plan: Plan) -> Plan:
     """Returns `plan` with its hash after writing it into `directory`; the same plan may be written again.
 
     Raises:
-      ValueError: another plan is there.
+      ValueError: another plan is there, or labels without one.
     """
     directory = epath.Path(directory)
     content = {
@@ -261,6 +261,10 @@ def write_plan(directory: str | os.PathLike, plan: Plan) -> Plan:
                 "changed: choose another directory"
             )
     else:
+        if labels.published_units(directory, plan.num_units):
+            raise ValueError(
+                f"{directory}: holds labels but no {labels.PLAN_NAME} that says of what; choose another directory"
+            )
         directory.mkdir(parents=True, exist_ok=True)
         write_whole(path, data)
     return dataclasses.replace(plan, sha256=hashlib.sha256(data).hexdigest())
@@ -310,15 +314,10 @@ def write_whole(path: epath.Path, data: bytes) -> None:
     if is_remote(path):
         path.write_bytes(data)
         return
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+    with engines.publishing(path) as own, own.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def is_remote(path: str | os.PathLike) -> bool:

@@ -7,7 +7,8 @@ import os
 import pathlib
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -17,7 +18,8 @@ from epfv2_jax.autolabel import worker
 from epfv2_jax.data import labels, records
 from epfv2_jax.data.labels import Status
 
-# A worker that has published nothing for this long does not count in the estimate of the time left.
+# A worker that has published nothing for this long, and for three times its longest unit, does not count in the time
+# left.
 _ACTIVE_S = 900.0
 
 
@@ -30,6 +32,12 @@ class WorkerStatus:
     frames: int
     frames_per_s: float
     idle_s: float  # since it last published
+    longest_s: float  # that it took for a unit
+
+    @property
+    def active(self) -> bool:
+        """Whether it may be expected to be at work."""
+        return self.idle_s < max(_ACTIVE_S, 3 * self.longest_s)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,33 +72,54 @@ def status(out_dir: str | os.PathLike) -> PassStatus:
     Frames done are those of published files; who did them, and bad rows, come from their lines of progress.
     """
     plan = plan_lib.read_plan(out_dir)
-    done = sorted(labels.published_units(out_dir))
-    folder = epath.Path(out_dir) / worker.PROGRESS_FOLDER
-    lines = []
-    for unit in done:
-        try:
-            lines.append(json.loads((folder / f"{unit:08d}.json").read_text()))
-        except (FileNotFoundError, ValueError):  # copied without it: done, but not known by whom
-            continue
+    done = sorted(labels.published_units(out_dir, plan.num_units))
+    lines = _progress(out_dir, done)
     now = time.time()
     workers = []
     for name in sorted({line["worker"] for line in lines}):
         own = [line for line in lines if line["worker"] == name]
         frames, seconds = (sum(line[key] for line in own) for key in ("frames", "seconds"))
         idle_s = now - max(line["finished_unix_s"] for line in own)
-        rate = frames / max(seconds, 1e-3)
-        workers.append(WorkerStatus(worker=name, units=len(own), frames=frames, frames_per_s=rate, idle_s=idle_s))
+        workers.append(
+            WorkerStatus(
+                worker=name,
+                units=len(own),
+                frames=frames,
+                frames_per_s=frames / max(seconds, 1e-3),
+                idle_s=idle_s,
+                longest_s=max(line["seconds"] for line in own),
+            )
+        )
     total, frames_done = int(plan.units[:, 2].sum()), int(plan.units[done, 2].sum())
-    rate = sum(w.frames_per_s for w in workers if w.idle_s < _ACTIVE_S)
+    rate = sum(w.frames_per_s for w in workers if w.active)
     return PassStatus(
         units=plan.num_units,
         units_done=len(done),
         frames=total,
         frames_done=frames_done,
-        counts=tuple(np.sum([line["counts"] for line in lines], axis=0, dtype=int).tolist()) if lines else (),
+        counts=_counts(lines),
         workers=tuple(workers),
         seconds_left=(total - frames_done) / rate if rate else None,
     )
+
+
+def counts(out_dir: str | os.PathLike, units: Iterable[int]) -> tuple[int, ...]:
+    """Returns the rows of published units by Status, as their lines of progress tell them; whoever published them."""
+    return _counts(_progress(out_dir, units))
+
+
+def _progress(out_dir: str | os.PathLike, units: Iterable[int]) -> list[dict[str, Any]]:
+    """The lines of progress of published units; without those that were copied without theirs."""
+    folder = epath.Path(out_dir) / worker.PROGRESS_FOLDER
+    lines = []
+    for unit in units:
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            lines.append(json.loads((folder / f"{unit:08d}.json").read_text()))
+    return lines
+
+
+def _counts(lines: list[dict[str, Any]]) -> tuple[int, ...]:
+    return tuple(np.sum([[0] * len(Status), *(line["counts"] for line in lines)], axis=0, dtype=int).tolist())
 
 
 def verify(
@@ -108,8 +137,10 @@ def verify(
       progress: called with the number of units looked at.
 
     Raises:
-      ValueError: there is no plan, or the records are not those of the plan.
+      ValueError: there is no plan, the records are not those of the plan, or `parquet_dir` is not on a disk.
     """
+    if parquet_dir is not None and plan_lib.is_remote(parquet_dir):
+        raise ValueError(f"{parquet_dir}: Parquet files are written to a disk; copy them from there")
     plan = plan_lib.read_plan(out_dir)
     entries = worker.check_records(plan, records_dir)
     folder = epath.Path(out_dir) / labels.UNIT_FOLDER

@@ -51,6 +51,8 @@ _TEMPORARY_FOLDER = "tmp"
 _MAX_LISTED_ROWS = 1000
 _AHEAD = 2  # batches between two stages
 _MAX_OPEN_SHARDS = 16
+# What a record that is damaged, or not of this kind, makes reading raise.
+_UNUSABLE = (ValueError, TypeError, AttributeError, IndexError, RuntimeError)
 # How file systems say that they have no hard links.
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK)
 
@@ -63,6 +65,11 @@ class UnitReport:
     num_frames: int
     counts: tuple[int, ...]  # rows by Status; all zero where another process was first
     published: bool  # False where another process was first
+
+    @classmethod
+    def of_another(cls, unit: int, num_frames: int) -> "UnitReport":
+        """The report on a unit that another process has published."""
+        return cls(unit=unit, num_frames=num_frames, counts=(0,) * len(Status), published=False)
 
 
 def slot_shardings(devices: Sequence[jax.Device]) -> tuple[NamedSharding, NamedSharding]:
@@ -90,9 +97,9 @@ class Labeller:
         self.out_dir = epath.Path(out_dir)
         self.records_dir = pathlib.Path(records_dir)
         self._entries = check_records(self.plan, records_dir)
-        self.model, variables = _load_teacher(self.plan, teacher_dir)
+        self.model, variables = load_teacher(self.plan, teacher_dir)
         self._shard_starts = np.cumsum([0, *(shard.num_records for shard in self.plan.records.shards)])
-        self._checked: set[int] = set()
+        self._checked: dict[int, tuple[int, ...]] = {}
         self._worker = f"{socket.gethostname()}-{os.getpid()}"
         for folder in (labels.UNIT_FOLDER, PROGRESS_FOLDER):
             (self.out_dir / folder).mkdir(parents=True, exist_ok=True)
@@ -145,19 +152,24 @@ class Labeller:
         """Returns the arrays of a batch on the devices, split by slots."""
         return jax.device_put(arrays, self._by_slot)
 
-    def check_shard(self, shard: int) -> None:
-        """Raises ValueError unless a shard has the checksum that was planned; looks once at each."""
-        if shard in self._checked:
-            return
+    def check_shard(self, shard: int, again: bool = False) -> None:
+        """Raises ValueError unless a shard has the checksum that was planned.
+
+        The checksum is taken once, and `again` where that is asked or the file is not the one it was.
+        """
         planned = self.plan.records.shards[shard]
         with open(self.records_dir / planned.file, "rb") as file:
+            stat = os.fstat(file.fileno())
+            seen = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+            if self._checked.get(shard) == seen and not again:
+                return
             found = hashlib.file_digest(file, "sha256").hexdigest()
         if found != planned.sha256:
             raise ValueError(
                 f"{self.records_dir / planned.file}: sha256 is {found}, planned was {planned.sha256}: the input has "
                 "changed; restore it, or plan another pass"
             )
-        self._checked.add(shard)
+        self._checked[shard] = seen
 
     def _batches(self, units: Iterable[int], pool: concurrent.futures.Executor) -> Iterator["_Batch"]:
         for index in units:
@@ -188,8 +200,7 @@ class Labeller:
         rows, since = None, time.monotonic()
         for batch, outputs in results:
             if outputs is None:
-                frames = int(self.plan.units[batch.unit, 2])
-                yield UnitReport(unit=batch.unit, num_frames=frames, counts=(0,) * len(Status), published=False)
+                yield UnitReport.of_another(batch.unit, int(self.plan.units[batch.unit, 2]))
                 continue
             if rows is None:
                 rows = _Rows(self, batch.unit)
@@ -200,20 +211,27 @@ class Labeller:
                 yield report
 
     def _publish(self, index: int, rows: "_Rows", seconds: float) -> UnitReport:
+        target = _published_path(self.out_dir, index)
         path = self._temporary_dir / f"{index:08d}-{self._worker}-{uuid.uuid4().hex}{records.SHARD_SUFFIX}"
-        footer = labels.write_unit(path, index, rows.runs(), rows.bad_rows[:_MAX_LISTED_ROWS])
-        # The line of progress comes first: a unit that is published always has one.
-        line = {
-            "unit": index,
-            "worker": self._worker,
-            "frames": footer.num_rows,
-            "counts": list(footer.counts),
-            "seconds": round(seconds, 3),
-            "finished_unix_s": round(time.time(), 3),
-        }
-        plan_lib.write_whole(self.out_dir / PROGRESS_FOLDER / f"{index:08d}.json", json.dumps(line).encode())
-        published = publish(path, _published_path(self.out_dir, index))
-        return UnitReport(unit=index, num_frames=footer.num_rows, counts=footer.counts, published=published)
+        try:
+            footer = labels.write_unit(path, index, rows.runs(), rows.bad_rows[:_MAX_LISTED_ROWS])
+            if target.exists():
+                return UnitReport.of_another(index, footer.num_rows)
+            # The line of progress comes first: a unit that is published always has one.
+            line = {
+                "unit": index,
+                "worker": self._worker,
+                "frames": footer.num_rows,
+                "counts": list(footer.counts),
+                "seconds": round(seconds, 3),
+                "finished_unix_s": round(time.time(), 3),
+            }
+            plan_lib.write_whole(self.out_dir / PROGRESS_FOLDER / f"{index:08d}.json", json.dumps(line).encode())
+            if not publish(path, target):
+                return UnitReport.of_another(index, footer.num_rows)
+            return UnitReport(unit=index, num_frames=footer.num_rows, counts=footer.counts, published=True)
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def publish(path: pathlib.Path, target: epath.Path) -> bool:
@@ -221,8 +239,9 @@ def publish(path: pathlib.Path, target: epath.Path) -> bool:
 
     On a local disk this is a hard link: it appears whole, in one atomic step, and the first to publish wins. On an
     object store, and on a file system without hard links, the file also appears whole (an object once its upload is
-    complete, a file by renaming), but looking whether there is one already and publishing are two steps: of two
-    processes that publish a unit within that moment the last wins. Both files are whole and of the same plan.
+    complete, a file by renaming), but looking whether there is one already and publishing are two steps, and a store's
+    client may look at what it listed before: of two processes that label a unit at once the last then wins. Both files
+    are whole and of the same plan.
     """
     try:
         if not plan_lib.is_remote(target):
@@ -303,6 +322,7 @@ class _UnitSource:
         self._labeller = labeller
         self._plan = labeller.plan
         self._readers: collections.OrderedDict[int, array_record_module.ArrayRecordReader] = collections.OrderedDict()
+        self._suspected: set[int] = set()  # shards that were looked at again
         slots = self._plan.config.slots
         self._runs: list[tuple[int, records.FrameRun | None, str]] = [(-1, None, "")] * slots
         self._last_index: list[int | None] = [None] * slots
@@ -381,29 +401,48 @@ class _UnitSource:
         return [labels.BadRow(record=record, frame=first + int(row), status=name, reason=reason) for row in rows]
 
     def _read(self, record: int) -> tuple[records.FrameRun | None, str]:
-        """(run, "") of a record, or (None, why it cannot be used)."""
-        about = self._plan.records
+        """(run, "") of a record, or (None, why it cannot be used).
+
+        Raises:
+          ValueError: it is not the record but the shard: the file is not the one that was planned.
+          OSError: nor can the shard be read.
+        """
         shard = int(np.searchsorted(self._labeller._shard_starts, record, side="right")) - 1
         reader = self._reader(shard)
         try:
-            data = reader.read([record - int(self._labeller._shard_starts[shard])])[0]
-            run = records.decode(data)
-            found = records.RecordEntry(
-                sequence=run.sequence, first_frame=int(run.frame_index[0]), num_frames=run.num_frames
-            )
-            entry = self._labeller._entries[record]
-            if found != entry:
-                raise ValueError(f"it is {found}, the manifest says {entry}")
-            shape = (run.num_views, run.image_size_hw, run.rig.cameras.model)
-            if shape != (about.num_views, about.image_size_hw, about.camera_model):
-                raise ValueError(f"{shape[0]} views of {shape[1]}, cameras {shape[2]!r}: not as the other records")
-            if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(run.rig)):
-                raise ValueError("its cameras are not finite")
-            if not all(isinstance(jpeg, bytes) for frame in run.jpegs for jpeg in frame):
-                raise ValueError("its images are not bytes")
-        except (ValueError, TypeError, AttributeError, RuntimeError) as error:
+            return self._decoded(record, shard, reader), ""
+        except _UNUSABLE:
+            # What storage says in passing must not become a label: looked at again, from the file on.
+            self._close(shard)
+            self._labeller.check_shard(shard, again=shard not in self._suspected)
+            self._suspected.add(shard)
+        reader = self._reader(shard)
+        try:
+            return self._decoded(record, shard, reader), ""
+        except _UNUSABLE as error:
             return None, f"record {record}: {error}"
-        return run, ""
+
+    def _decoded(self, record: int, shard: int, reader: array_record_module.ArrayRecordReader) -> records.FrameRun:
+        about = self._plan.records
+        run = records.decode(reader.read([record - int(self._labeller._shard_starts[shard])])[0])
+        found = records.RecordEntry(
+            sequence=run.sequence, first_frame=int(run.frame_index[0]), num_frames=run.num_frames
+        )
+        entry = self._labeller._entries[record]
+        if found != entry:
+            raise ValueError(f"it is {found}, the manifest says {entry}")
+        shape = (run.num_views, run.image_size_hw, run.rig.cameras.model)
+        if shape != (about.num_views, about.image_size_hw, about.camera_model):
+            raise ValueError(f"{shape[0]} views of {shape[1]}, cameras {shape[2]!r}: not as the other records")
+        expected = _placeholder_rig(1, about.num_views, about.image_size_hw, about.camera_model)
+        for leaf, like in zip(jax.tree.leaves(run.rig), jax.tree.leaves(expected), strict=True):
+            if np.shape(leaf) != like.shape[1:]:
+                raise ValueError(f"its cameras have an array {np.shape(leaf)} in the place of {like.shape[1:]}")
+            if not np.isfinite(leaf).all():
+                raise ValueError("its cameras are not finite")
+        if not all(isinstance(jpeg, bytes) for frame in run.jpegs for jpeg in frame):
+            raise ValueError("its images are not bytes")
+        return run
 
     def _reader(self, shard: int) -> array_record_module.ArrayRecordReader:
         if shard in self._readers:
@@ -417,8 +456,11 @@ class _UnitSource:
         return self._readers[shard]
 
     def _close_oldest(self) -> None:
+        self._close(next(iter(self._readers)))
+
+    def _close(self, shard: int) -> None:
         with contextlib.suppress(RuntimeError):  # repeats what was wrong with a record
-            self._readers.popitem(last=False)[1].close()
+            self._readers.pop(shard).close()
 
 
 def _decode(
@@ -590,7 +632,12 @@ def _ahead(items: Iterator[Any], depth: int) -> Iterator[Any]:
     return take()
 
 
-def _load_teacher(plan: plan_lib.Plan, teacher_dir: str | os.PathLike) -> tuple[epfv2.EPFv2, Any]:
+def load_teacher(plan: plan_lib.Plan, teacher_dir: str | os.PathLike) -> tuple[epfv2.EPFv2, Any]:
+    """Returns (model, variables) of the teacher of a plan.
+
+    Raises:
+      ValueError: it is not the one that was planned, or not planned with this version.
+    """
     if plan.package_version != epfv2_jax.__version__:
         raise ValueError(
             f"planned with epfv2_jax {plan.package_version}, this is {epfv2_jax.__version__}: labels of one pass come "

@@ -4,7 +4,7 @@ A directory of labels is the output of one label pass:
 
     plan.json                      what is labelled, by which teacher, in which units; its sha256 names the pass
     labels/00000007.arrayrecord    the labels of unit 7: a LabelRun for each of its records, then a footer
-    progress/00000007.json         who labelled it, in what time; nothing reads it but the status report
+    progress/00000007.json         who labelled it, in what time, and how many bad rows there are
 
 A row is a frame. The hashes of plan and teacher are in every label record (some 64 rows) and so said of every row,
 without 128 bytes in each. The footer has the digest of the records before it: a file tells by itself whether it is
@@ -284,12 +284,16 @@ class Labels:
 
     def __init__(self, directory: str | os.PathLike):
         """Opens `directory`; use `open_labels`."""
+        if "://" in os.fspath(directory):
+            raise ValueError(f"{directory}: labels are read from a disk; copy the directory there first")
         self.directory = pathlib.Path(directory)
         data = read_plan_bytes(self.directory)
         self.plan_sha256 = hashlib.sha256(data).hexdigest()
         plan = json.loads(data)
         self.manifest_sha256: str = plan["records"]["manifest_sha256"]
         self.teacher_sha256: str = plan["teacher"]["sha256"]
+        #: Whether the teacher says how sure it is.
+        self.with_uncertainty: bool = plan["teacher"]["model"]["uncertainty"]
         #: (U + 1,) first record of each unit, and the number of records.
         self.bounds = np.array([0, *(stop for _, stop, _ in plan["units"])], np.int64)
         self._restart()
@@ -342,7 +346,7 @@ def open_labels(directory: str | os.PathLike, records: records_lib.Records | Non
       ValueError: there is no plan, a unit is not labelled yet, or the labels are of other records.
     """
     labels = Labels(directory)
-    there = published_units(labels.directory)
+    there = published_units(labels.directory, labels.num_units)
     missing = [unit for unit in range(labels.num_units) if unit not in there]
     if missing:
         raise ValueError(
@@ -377,12 +381,11 @@ def unit_file(unit: int) -> str:
     return f"{unit:08d}{records_lib.SHARD_SUFFIX}"
 
 
-def published_units(directory: str | os.PathLike) -> set[int]:
-    """Returns the units that have a file, by listing their folder once."""
+def published_units(directory: str | os.PathLike, num_units: int) -> set[int]:
+    """Returns those of units 0 ... `num_units` - 1 that have a file, by listing their folder once."""
     folder = epath.Path(directory) / UNIT_FOLDER
-    names = (path.name for path in folder.iterdir()) if folder.exists() else ()
-    stems = (name.removesuffix(records_lib.SHARD_SUFFIX) for name in names)
-    return {int(stem) for stem in stems if stem.isdecimal()}
+    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    return {unit for unit in range(num_units) if unit_file(unit) in names}
 
 
 def export_parquet(path: str | os.PathLike, runs: Iterable[LabelRun]) -> int:

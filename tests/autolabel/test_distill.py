@@ -1,5 +1,7 @@
 """Students: what they read from a label pass, the mix of labelled and pseudo-labelled clips, and the online teacher."""
 
+import json
+import shutil
 import types
 
 import jax
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 from pose_fakes import fake_predictions
 
-from epfv2_jax import checkpoint, losses
+from epfv2_jax import checkpoint, experiment, losses
 from epfv2_jax.autolabel import distill
 from epfv2_jax.data import labels, pipeline, records
 
@@ -127,6 +129,33 @@ def test_online_teacher_gives_the_loss_of_the_label_pass(clips, helpers, max_sig
         online.targets.replace(pseudo=None),
         unlabelled.targets.replace(pseudo=None),
     )
+
+
+def test_a_teacher_that_does_not_say_how_sure_it_is_teaches_poses_only(clips, helpers, tmp_path):
+    opened, _ = make(clips, helpers)
+    silent = shutil.copytree(clips.folder / "labels", tmp_path / "silent")
+    plan = json.loads((silent / labels.PLAN_NAME).read_text())
+    plan["teacher"]["model"]["uncertainty"] = False
+    (silent / labels.PLAN_NAME).write_text(json.dumps(plan))
+
+    def stream(given, distillation_weight=0.1, max_sigma_m=None, uncertainty=True):
+        pseudo = {"directory": str(opened.directory), "labels": str(given), "max_sigma_m": max_sigma_m}
+        config = {
+            "output_dir": str(tmp_path),
+            "dataset": {"directory": str(clips.folder)},
+            "data": {"clip_frames": T, "batch_size": 2, "pseudo": pseudo},
+            "model": {"uncertainty": uncertainty},
+            "loss": {"distillation_weight": distillation_weight},
+            "step": {"steps": 1},
+        }
+        experiment.open_stream(experiment.parse(config), opened, 0).batches.close()
+
+    stream(clips.folder / "labels", max_sigma_m=0.1)
+    stream(silent, distillation_weight=0.0)
+    stream(silent, uncertainty=False)
+    for wrong in ({}, {"distillation_weight": 0.0, "max_sigma_m": 0.1}):
+        with pytest.raises(ValueError, match=r"silent: this teacher does not say how sure it is; set loss.distil"):
+            stream(silent, **wrong)
 
 
 @pytest.mark.parametrize(

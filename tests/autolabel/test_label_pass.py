@@ -162,7 +162,7 @@ def replace_pose(run, frame):
 
 
 def test_damage_is_quarantined_with_its_reason_and_everything_else_is_labelled(
-    tmp_path, teacher_dir, finished, helpers
+    tmp_path, teacher_dir, finished, helpers, capsys
 ):
     runs = helpers.make_runs()
     a, b = runs["a"], runs["b"]
@@ -171,13 +171,20 @@ def test_damage_is_quarantined_with_its_reason_and_everything_else_is_labelled(
     a[2] = replace_image(a[2], 6, 1, b"")
     a[3] = replace_pose(a[3], 9)  # the pose before the oldest frame that frame 64, where a stream starts, depends on
     b[1] = replace_pose(b[1], 0)
+    cameras = runs["d4"][0].rig.cameras
+    rig_of_four = runs["d4"][0].rig.replace(cameras=cameras.replace(radial=cameras.radial[:, :4]))
+    runs["d4"][0] = dataclasses.replace(runs["d4"][0], rig=rig_of_four)
     spoilt = {("d0", 9): b"", ("d1", 10): b"\x00garbage", ("d2", 20): b"\x93\x01\x02\x03"}
     source = tmp_path / "records"
     helpers.write_records(source, runs, lambda data, run: spoilt.get((run.sequence, int(run.frame_index[0])), data))
     out = tmp_path / "out"
     plan = plan_lib.write_plan(out, plan_lib.make_plan(source, teacher_dir, helpers.PASS))
     arguments = ["--records", str(source), "--out", str(out)]
-    assert pseudo_label.main(["run", *arguments, "--teacher", str(teacher_dir)]) == pseudo_label.EXIT_BAD_ROWS
+    run = ["run", *arguments, "--teacher", str(teacher_dir)]
+    for _ in ("labels", "finds all done"):
+        assert pseudo_label.main(run) == pseudo_label.EXIT_BAD_ROWS
+    printed = re.findall(r"labelled .*", capsys.readouterr().out)
+    assert printed[0] == printed[1] and "bad_record 34" in printed[0]
     assert pseudo_label.main(["verify", *arguments]) == pseudo_label.EXIT_BAD_ROWS
 
     opened = labels.open_labels(out)
@@ -198,6 +205,7 @@ def test_damage_is_quarantined_with_its_reason_and_everything_else_is_labelled(
         **{("d0", t): Status.BAD_RECORD for t in range(9, 16)},
         **{("d1", t): Status.BAD_RECORD for t in range(10, 19)},
         **{("d2", t): Status.BAD_RECORD for t in range(20, 29)},
+        **{("d4", t): Status.BAD_RECORD for t in range(40, 49)},
     }
     assert bad == expected
     reasons = {
@@ -213,6 +221,7 @@ def test_damage_is_quarantined_with_its_reason_and_everything_else_is_labelled(
         ("a", 57): "pose",
         ("d0", 9): "0 bytes",
         ("d2", 20): "record",
+        ("d4", 40): r"cameras have an array \(4, 4\) in the place of \(4, 6\)",
     }.items():
         assert re.search(words, reasons[key])
     # What is not damaged is labelled as if the damaged frames had been dropped by the camera.
@@ -353,7 +362,7 @@ def test_what_changed_since_the_plan_is_refused_by_name(tmp_path, finished, reco
 def test_a_shard_of_the_same_size_with_other_bytes_is_refused(tmp_path, records_dir, labeller_at):
     labeller = labeller_at(tmp_path / "out")
     labeller.records_dir = shutil.copytree(records_dir, tmp_path / "records")
-    labeller._checked = set()
+    labeller._checked = {}
     shard = labeller.records_dir / "a.arrayrecord"
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 1
@@ -361,6 +370,85 @@ def test_a_shard_of_the_same_size_with_other_bytes_is_refused(tmp_path, records_
     with pytest.raises(ValueError, match=r"a\.arrayrecord: sha256 is .* the input has changed"):
         list(labeller([0]))
     assert files(tmp_path / "out") == {}
+
+
+class PassingTrouble:
+    """A reader of records that fails as often as there are failures."""
+
+    def __init__(self, reader, failures):
+        self.reader, self.failures = reader, failures
+
+    def read(self, *args):
+        if self.failures:
+            raise self.failures.pop()
+        return self.reader.read(*args)
+
+    def __getattr__(self, name):
+        return getattr(self.reader, name)
+
+
+def test_what_storage_says_in_passing_does_not_become_a_label(tmp_path, finished, labeller_at, monkeypatch):
+    labeller, failures = labeller_at(tmp_path / "out"), [RuntimeError("input/output error")]
+    make = worker.array_record_module.ArrayRecordReader
+    monkeypatch.setattr(
+        worker.array_record_module, "ArrayRecordReader", lambda *args: PassingTrouble(make(*args), failures)
+    )
+    assert all(report.published for report in labeller(range(labeller.plan.num_units)))
+    assert not failures and files(tmp_path / "out") == files(finished.out_dir)
+
+
+def test_a_shard_that_is_cut_off_while_it_is_read_ends_the_pass(tmp_path, records_dir, labeller_at, monkeypatch):
+    labeller = labeller_at(tmp_path / "out")
+    labeller.records_dir = shutil.copytree(records_dir, tmp_path / "records")
+    labeller._checked = {}
+    make = worker.array_record_module.ArrayRecordReader
+
+    def cut_off(path, options):
+        with open(path, "r+b") as file:
+            file.truncate(os.path.getsize(path) // 2)
+        return PassingTrouble(make(path, options), [RuntimeError("cut off")])
+
+    monkeypatch.setattr(worker.array_record_module, "ArrayRecordReader", cut_off)
+    with pytest.raises(ValueError, match=r"a\.arrayrecord: sha256 is .* the input has changed"):
+        list(labeller([0]))
+    assert files(tmp_path / "out") == {}
+
+
+def test_a_finished_pass_refuses_other_inputs_and_is_not_upset_by_other_files(
+    tmp_path, finished, records_dir, teacher_dir, helpers, capsys
+):
+    out = shutil.copytree(finished.out_dir, tmp_path / "out")
+    (out / labels.UNIT_FOLDER / "00009999.arrayrecord").write_bytes(b"")
+    (out / labels.UNIT_FOLDER / "7.arrayrecord").write_bytes(b"")
+    assert pseudo_label.main(["status", "--out", str(out)]) == 0
+    units = finished.plan.num_units
+    assert f"{units} of {units} units" in capsys.readouterr().out
+    other = tmp_path / "teacher"
+    helpers.write_teacher(other, seed=1)
+    for source, teacher, message in (
+        (records_dir, other, "not the teacher that was planned"),
+        (tmp_path / "nowhere", teacher_dir, "nowhere"),
+    ):
+        command = ["run", "--records", str(source), "--teacher", str(teacher), "--out", str(out)]
+        assert pseudo_label.main(command) == pseudo_label.EXIT_ERROR
+        assert message in capsys.readouterr().err
+    (out / labels.PLAN_NAME).unlink()
+    with pytest.raises(ValueError, match="holds labels but no plan"):
+        plan_lib.write_plan(out, finished.plan)
+
+
+def test_what_a_pass_writes_others_may_read(tmp_path, finished):
+    (tmp_path / "file").write_bytes(b"")
+    expected = (tmp_path / "file").stat().st_mode
+    written = [path for path in finished.out_dir.rglob("*") if path.is_file()]
+    assert written and all(path.stat().st_mode == expected for path in written)
+
+
+def test_paths_that_only_some_steps_take_are_refused(finished, records_dir):
+    with pytest.raises(ValueError, match=r"gs://b/x: labels are read from a disk"):
+        labels.open_labels("gs://b/x")
+    with pytest.raises(ValueError, match=r"gs://b/x: Parquet files are written to a disk"):
+        verify_lib.verify(finished.out_dir, records_dir, "gs://b/x")
 
 
 def test_another_version_is_refused(finished, records_dir, teacher_dir, monkeypatch):
@@ -408,7 +496,8 @@ def test_the_index_engine_labels_disjoint_parts(tmp_path, finished, records_dir,
     monkeypatch.setattr(worker, "Labeller", lambda *_: at(finished.labeller, worker.epath.Path(out)))
     command = ["run", "--records", str(records_dir), "--teacher", str(teacher_dir), "--out", str(out)]
     assert pseudo_label.main([*command, "--engine", "index", "--index", "0", "--count", "2"]) == 0
-    assert labels.published_units(out) == set(range(0, finished.plan.num_units, 2))
+    units = finished.plan.num_units
+    assert labels.published_units(out, units) == set(range(0, units, 2))
     assert pseudo_label.main(["verify", "--records", str(records_dir), "--out", str(out)]) == pseudo_label.EXIT_ERROR
     monkeypatch.setenv("JOB_COMPLETION_INDEX", "1")
     assert pseudo_label.main([*command, "--engine", "index"]) == pseudo_label.EXIT_ERROR
