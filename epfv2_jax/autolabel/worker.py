@@ -42,7 +42,7 @@ from epfv2_jax.autolabel import plan as plan_lib
 from epfv2_jax.data import images as images_lib
 from epfv2_jax.data import labels, records
 from epfv2_jax.data.labels import Status
-from epfv2_jax.geometry import cameras, rotations
+from epfv2_jax.geometry import cameras, rotations, transforms
 from epfv2_jax.models import epfv2
 from epfv2_jax.structs import Frames, Predictions, Rig
 
@@ -375,12 +375,12 @@ class _UnitSource:
             if chunk.publish:
                 batch.problems += self._bad_rows(chunk.record, rows, Status.BAD_RECORD, reason)
             return
-        finite = np.isfinite(run.T_world_headset[rows]).all(axis=(1, 2))
+        faults = _pose_faults(run.T_world_headset[rows])
         if chunk.publish:
-            reason = "the pose of the headset is not finite"
-            batch.problems += self._bad_rows(chunk.record, rows[~finite], Status.NON_FINITE, reason)
+            for i, fault in faults.items():
+                batch.problems += self._bad_rows(chunk.record, rows[i : i + 1], Status.NON_FINITE, fault)
         # A frame without a pose is as good as dropped: the next one comes after a longer gap.
-        rows, frames = rows[finite], batch.frames
+        rows, frames = np.delete(rows, list(faults)), batch.frames
         n = len(rows)
         if not n:
             return
@@ -461,6 +461,21 @@ class _UnitSource:
     def _close(self, shard: int) -> None:
         with contextlib.suppress(RuntimeError):  # repeats what was wrong with a record
             self._readers.pop(shard).close()
+
+
+def _pose_faults(T_world_headset: np.ndarray) -> dict[int, str]:
+    """What is wrong with which of the poses (n, 4, 4)."""
+    name = "the pose of the headset"
+    with contextlib.suppress(ValueError):
+        transforms.check_rigid(T_world_headset, name)
+        return {}
+    faults = {}
+    for i, pose in enumerate(T_world_headset):
+        try:
+            transforms.check_rigid(pose, name)
+        except ValueError as error:
+            faults[i] = str(error)
+    return faults
 
 
 def _decode(

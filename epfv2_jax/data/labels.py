@@ -49,7 +49,7 @@ class Status(enum.IntEnum):
     OK = 0
     MISSING_VIEW = 1  # a view has no image: labelled from the others
     BAD_IMAGE = 2  # the image of a view cannot be decoded: labelled from the others
-    NON_FINITE = 3  # the headset's pose or the teacher's answer is not finite: zeros
+    NON_FINITE = 3  # the headset's pose is no finite rigid transform, or the teacher's answer not finite: zeros
     BAD_RECORD = 4  # the record cannot be read: zeros
 
 

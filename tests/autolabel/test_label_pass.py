@@ -155,9 +155,9 @@ def replace_image(run, frame, view, jpeg):
     return dataclasses.replace(run, jpegs=tuple(map(tuple, jpegs)), view_valid=valid)
 
 
-def replace_pose(run, frame):
+def replace_pose(run, frame, scale=np.nan):
     T_world_headset = run.T_world_headset.copy()
-    T_world_headset[frame, 0, 3] = np.nan
+    T_world_headset[frame, :3] *= scale
     return dataclasses.replace(run, T_world_headset=T_world_headset)
 
 
@@ -170,7 +170,7 @@ def test_damage_is_quarantined_with_its_reason_and_everything_else_is_labelled(
     a[2] = replace_image(a[2], 5, 2, bomb(a[2].jpegs[5][2]))
     a[2] = replace_image(a[2], 6, 1, b"")
     a[3] = replace_pose(a[3], 9)  # the pose before the oldest frame that frame 64, where a stream starts, depends on
-    b[1] = replace_pose(b[1], 0)
+    b[1] = replace_pose(b[1], 0, scale=0)
     cameras = runs["d4"][0].rig.cameras
     rig_of_four = runs["d4"][0].rig.replace(cameras=cameras.replace(radial=cameras.radial[:, :4]))
     runs["d4"][0] = dataclasses.replace(runs["d4"][0], rig=rig_of_four)
@@ -218,7 +218,8 @@ def test_damage_is_quarantined_with_its_reason_and_everything_else_is_labelled(
         ("a", 19): "view 0: JPEG.* damaged",
         ("a", 37): "view 2: JPEG.* 65500x65500",
         ("a", 38): "view 1 has no image",
-        ("a", 57): "pose",
+        ("a", 57): "pose of the headset: holds values that are not finite",
+        ("b", 15): "pose of the headset: the rotation part is not orthonormal",
         ("d0", 9): "0 bytes",
         ("d2", 20): "record",
         ("d4", 40): r"cameras have an array \(4, 4\) in the place of \(4, 6\)",
