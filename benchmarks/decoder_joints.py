@@ -21,8 +21,8 @@ import jax
 import numpy as np
 
 from epfv2_jax.geometry import cameras
-from epfv2_jax.models import epfv2
 from epfv2_jax.models.attention import position_code_2d
+from epfv2_jax.models.epfv2 import model as epfv2
 from epfv2_jax.structs import Frames, Rig
 
 JOINTS = (26, 260)

@@ -31,11 +31,12 @@ import numpy as np
 
 from epfv2_jax.autolabel import plan as plan_lib
 from epfv2_jax.autolabel import worker
-from epfv2_jax.data import labels, records, rig
+from epfv2_jax.data import records, rig
+from epfv2_jax.data.labels import labels
 from epfv2_jax.geometry.skeleton import NUM_JOINTS
-from epfv2_jax.models import epfv2
+from epfv2_jax.models.epfv2 import model as epfv2
+from epfv2_jax.profiling import cost as accounting
 from epfv2_jax.structs import Frames
-from epfv2_jax.training import accounting
 
 TEACHERS = ("dinov3_vitb16", "dinov3_vitl16")
 CHIPS = ("v5e", "v5p", "v6e")

@@ -31,13 +31,14 @@ import time
 import jax
 import numpy as np
 
-from epfv2_jax import checkpoint
 from epfv2_jax.autolabel import plan as plan_lib
 from epfv2_jax.autolabel import worker
+from epfv2_jax.checkpoints import checkpoint
 from epfv2_jax.core import config as config_lib
-from epfv2_jax.data import images, labels, records, rig
+from epfv2_jax.data import images, records, rig
+from epfv2_jax.data.labels import labels
 from epfv2_jax.geometry.skeleton import NUM_JOINTS
-from epfv2_jax.models import epfv2
+from epfv2_jax.models.epfv2 import model as epfv2
 from epfv2_jax.structs import Frames
 
 RECORD_FRAMES = 64

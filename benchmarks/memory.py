@@ -18,8 +18,11 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
-from epfv2_jax import dry_run, experiment, structs
-from epfv2_jax.training import accounting, aot, sharding
+from epfv2_jax import dry_run, structs
+from epfv2_jax.experiment import experiment
+from epfv2_jax.profiling import aot
+from epfv2_jax.profiling import cost as accounting
+from epfv2_jax.training import sharding
 
 RECIPE = pathlib.Path(__file__).parents[1] / "configs" / "teacher_dinov3_vit.py"
 MEASURES = ("remat", "scan", "donation", "bf16")

@@ -22,9 +22,12 @@ import jax
 import numpy as np
 import onnx
 
-from epfv2_jax.interop import onnx_export, onnx_frames, onnx_graph, onnx_rules
-from epfv2_jax.models import epfv2
+from epfv2_jax.deploy import exporter as onnx_export
+from epfv2_jax.deploy import frames
+from epfv2_jax.deploy import graph as onnx_graph
+from epfv2_jax.deploy.rules import rules as onnx_rules
 from epfv2_jax.models.encoders import ENCODERS
+from epfv2_jax.models.epfv2 import model as epfv2
 
 VIEWS = 4
 #: Largest ratio wanted of an encoder exported from here against the same one exported from torch.
@@ -124,13 +127,13 @@ def session(path: pathlib.Path) -> Callable[[], object]:
     rng = np.random.default_rng(0)
     inputs = {}
     _, views, size, _ = opened.get_inputs()[0].shape
-    frames = onnx_frames.random_sequence(1, views, (size, size), 1).inputs(0)
+    given = frames.random_sequence(1, views, (size, size), 1).inputs(0)
     for spec in opened.get_inputs():
         if spec.type == "tensor(float)" and len(opened.get_inputs()) == 1:
             inputs[spec.name] = rng.normal(size=spec.shape).astype(np.float32)
         else:
             zero = np.zeros(spec.shape, {"tensor(bool)": bool, "tensor(int32)": np.int32}.get(spec.type, np.float32))
-            inputs[spec.name] = frames.get(spec.name, zero)
+            inputs[spec.name] = given.get(spec.name, zero)
     return lambda: opened.run(None, inputs)
 
 

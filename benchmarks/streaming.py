@@ -22,9 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from epfv2_jax.geometry import cameras
-from epfv2_jax.models import epfv2
+from epfv2_jax.inference.predictor import Predictor, PredictorState
 from epfv2_jax.models.encoders import ENCODERS
-from epfv2_jax.predictor import Predictor, PredictorState
+from epfv2_jax.models.epfv2 import model as epfv2
 from epfv2_jax.structs import Frames, Rig
 
 _LONG, _SHORT, _ANEW = 64, 1, 16  # windows, frames

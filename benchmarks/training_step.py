@@ -18,11 +18,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from epfv2_jax import losses
 from epfv2_jax.geometry import cameras
-from epfv2_jax.models import epfv2
 from epfv2_jax.models.body import rest_joints_headset_m
 from epfv2_jax.models.encoders import ENCODERS
+from epfv2_jax.models.epfv2 import model as epfv2
+from epfv2_jax.objectives import pose as losses
 from epfv2_jax.structs import Batch, Frames, Rig, Targets
 
 

@@ -11,12 +11,14 @@ import tqdm
 from absl import app, flags
 from ml_collections import config_flags
 
-from epfv2_jax import evaluation, experiment
 from epfv2_jax.autolabel import plan as plan_lib
 from epfv2_jax.autolabel import verify, worker
-from epfv2_jax.core import compile_cache, hosts
+from epfv2_jax.core import compile_cache, multihost
 from epfv2_jax.core import config as config_lib
-from epfv2_jax.data import labels, records
+from epfv2_jax.data import records
+from epfv2_jax.data.labels import labels
+from epfv2_jax.evaluation import evaluate as evaluation
+from epfv2_jax.experiment import experiment
 from epfv2_jax.training import loop
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, for example configs/als_quickstart.py.")
@@ -93,9 +95,9 @@ def main(argv: list[str]) -> None:
     try:
         config = config_lib.from_mapping(AutoLabelConfig, _CONFIG.value.to_dict())
         results = run(config)
-    except hosts.Preempted as notice:
+    except multihost.Preempted as notice:
         print(notice)
-        raise SystemExit(hosts.EXIT_PREEMPTED) from notice
+        raise SystemExit(multihost.EXIT_PREEMPTED) from notice
     except (ValueError, OSError, loop.NonFiniteError) as error:
         raise SystemExit(f"error: {error}") from error
     for name, result in results.items():

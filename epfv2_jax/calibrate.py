@@ -2,7 +2,9 @@
 
 import argparse
 
-from epfv2_jax.data import calibration, conversion, egobody3m
+from epfv2_jax.data import conversion
+from epfv2_jax.data.calibration import fit as calibration
+from epfv2_jax.data.readers import egobody3m
 
 
 def main() -> None:

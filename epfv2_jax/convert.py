@@ -13,7 +13,7 @@ import pathlib
 
 import tqdm
 
-from epfv2_jax.core import engines
+from epfv2_jax.core import tasks
 from epfv2_jax.data import conversion
 
 
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--levels", type=_levels, help="annotation levels to keep, such as 0 or 0,1; default: all")
     parser.add_argument("--record_frames", type=int, default=64, help="most frames in a record")
     parser.add_argument("--poor_calibration", choices=("quarantine", "keep"), default="quarantine")
-    engines.add_arguments(parser)
+    tasks.add_arguments(parser)
     args = parser.parse_args()
     try:
         config = conversion.ConversionConfig(
@@ -51,7 +51,7 @@ def main() -> None:
                 if report.quarantined is not None:
                     bar.write(f"{report.split}/{report.sequence} left out: {report.quarantined}")
 
-            engine = engines.from_arguments(args)
+            engine = tasks.from_arguments(args)
             summary = conversion.convert(args.source, args.out, config, engine=engine, progress=progress)
     except ValueError as error:
         parser.error(str(error))

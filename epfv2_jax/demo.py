@@ -12,12 +12,15 @@ import jax
 import numpy as np
 import tqdm
 
-from epfv2_jax.data import calibration, conversion, egobody3m, images, records
+from epfv2_jax.data import conversion, images, records
 from epfv2_jax.data import rig as rig_lib
-from epfv2_jax.evaluation import FrameExample
+from epfv2_jax.data.calibration import fit as calibration
+from epfv2_jax.data.readers import egobody3m
+from epfv2_jax.deploy import frames
+from epfv2_jax.deploy import session as onnx_session
+from epfv2_jax.evaluation.evaluate import FrameExample
 from epfv2_jax.geometry import skeleton
-from epfv2_jax.interop import onnx_frames, onnx_session
-from epfv2_jax.predictor import Predictor
+from epfv2_jax.inference.predictor import Predictor
 from epfv2_jax.structs import Rig
 from epfv2_jax.viz import rerun_log, video
 
@@ -228,7 +231,7 @@ def onnx_step(graph: onnx_session.OnnxSession, rig: Rig) -> Step:
       ValueError: the rig's cameras are pinholes; the step raises it for images that the graph was not exported for.
     """
     graph.reset()
-    calibration_of_one = {name: value[None] for name, value in onnx_frames.calibration_of(rig).items()}
+    calibration_of_one = {name: value[None] for name, value in frames.calibration_of(rig).items()}
 
     def step(frame: RecordedFrame, frame_gap: int) -> tuple[np.ndarray, np.ndarray | None]:
         outputs = graph.step(

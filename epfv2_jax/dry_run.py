@@ -19,11 +19,14 @@ import numpy as np
 from absl import app, flags
 from ml_collections import config_flags
 
-from epfv2_jax import experiment, structs
+from epfv2_jax import structs
 from epfv2_jax.autolabel import plan, worker
 from epfv2_jax.data import rig
-from epfv2_jax.models import epfv2
-from epfv2_jax.training import accounting, aot, sharding
+from epfv2_jax.experiment import experiment
+from epfv2_jax.models.epfv2 import model as epfv2
+from epfv2_jax.profiling import aot
+from epfv2_jax.profiling import cost as accounting
+from epfv2_jax.training import sharding
 
 EXIT_DOES_NOT_FIT = 3
 

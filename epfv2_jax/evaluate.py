@@ -4,7 +4,8 @@ import pathlib
 
 from absl import app, flags
 
-from epfv2_jax import evaluation, experiment
+from epfv2_jax.evaluation import evaluate as evaluation
+from epfv2_jax.experiment import experiment
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Directory that training wrote its checkpoints to.")
 _DATA = flags.DEFINE_string("data", None, "Directory of converted records, with one folder for each split.")

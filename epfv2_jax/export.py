@@ -3,11 +3,11 @@
 import argparse
 import pathlib
 
-from epfv2_jax import checkpoint
+from epfv2_jax.checkpoints import checkpoint
 from epfv2_jax.data import records as records_lib
 
 try:
-    from epfv2_jax.interop import onnx_export
+    from epfv2_jax.deploy import exporter as onnx_export
 except ImportError as error:
     raise SystemExit(f"error: {error}; exporting needs the extra: pip install 'epfv2_jax[export]'") from error
 

@@ -11,8 +11,8 @@ import pathlib
 
 import jax
 
-from epfv2_jax import checkpoint
-from epfv2_jax.interop import torch_weights
+from epfv2_jax.checkpoints import checkpoint
+from epfv2_jax.models.encoders.weights import torch_weights
 
 
 def main() -> None:

@@ -32,8 +32,8 @@ import tqdm
 from epfv2_jax.autolabel import plan as plan_lib
 from epfv2_jax.autolabel import verify as verify_lib
 from epfv2_jax.autolabel import worker
-from epfv2_jax.core import compile_cache, engines
-from epfv2_jax.data import labels
+from epfv2_jax.core import compile_cache, tasks
+from epfv2_jax.data.labels import labels
 from epfv2_jax.geometry import skeleton
 
 EXIT_OK, EXIT_ERROR, EXIT_BAD_ROWS = 0, 1, 3
@@ -62,7 +62,7 @@ def _plan(args: argparse.Namespace) -> int:
 def _run(args: argparse.Namespace) -> int:
     compile_cache.enable()
     plan = plan_lib.read_plan(args.out)
-    engine = engines.from_arguments(args)
+    engine = tasks.from_arguments(args)
     units = engine.share(range(plan.num_units))
     done = labels.published_units(args.out, plan.num_units)
     todo = [unit for unit in units if unit not in done]
@@ -150,7 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--slots", type=int, default=config.slots, help="streams side by side, a multiple of the devices")
     verb.add_argument("--chunk_frames", type=int, default=config.chunk_frames, help="frames of a stream in a batch")
     verb = add("run", _run, "records", "teacher")
-    engines.add_arguments(verb)
+    tasks.add_arguments(verb)
     add("status", _status)
     verb = add("verify", _verify, "records")
     verb.add_argument("--parquet", help="directory to which the labels are written as Parquet as well")

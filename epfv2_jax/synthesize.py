@@ -7,7 +7,7 @@ Kill it when you like and run it again. Several processes or machines share the 
 import argparse
 import json
 
-from epfv2_jax.core import engines
+from epfv2_jax.core import tasks
 from epfv2_jax.data.synthetic import writer
 
 
@@ -41,7 +41,7 @@ def main() -> None:
             metavar="FILE",
             help="motion capture (.amc with its .asf beside it, .bvh) instead of procedural motion",
         )
-    engines.add_arguments(parser)
+    tasks.add_arguments(parser)
     args = parser.parse_args()
     try:
         config = writer.SyntheticConfig(
@@ -56,7 +56,7 @@ def main() -> None:
             validation_motion=tuple(args.validation_motion),
             test_motion=tuple(args.test_motion),
         )
-        figures = writer.write_dataset(config, args.out, engine=engines.from_arguments(args))
+        figures = writer.write_dataset(config, args.out, engine=tasks.from_arguments(args))
     except ValueError as error:
         parser.error(str(error))
     print(json.dumps({name: round(value, 3) for name, value in figures.items()}, indent=1))

@@ -13,9 +13,11 @@ from absl import app, flags
 from ml_collections import config_flags
 
 import epfv2_jax
-from epfv2_jax import evaluation, experiment
-from epfv2_jax.core import compile_cache, hosts
-from epfv2_jax.training import ledger, loop
+from epfv2_jax.core import compile_cache, multihost
+from epfv2_jax.evaluation import evaluate as evaluation
+from epfv2_jax.experiment import experiment
+from epfv2_jax.profiling import goodput as ledger
+from epfv2_jax.training import loop
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, for example configs/quickstart.py.")
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other processes that the environment tells of.")
@@ -29,15 +31,15 @@ def main(argv: list[str]) -> None:
     """Runs the recipe: makes its data where absent, trains, evaluates on the test split and draws pictures."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-    with hosts.ends_together():
+    with multihost.ends_together():
         try:
             explicit = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
             if _DISTRIBUTED.value or explicit != (None, None, None):
-                hosts.connect(*explicit)
+                multihost.connect(*explicit)
             _run(experiment.parse(_CONFIG.value.to_dict()))
-        except hosts.Preempted as notice:
+        except multihost.Preempted as notice:
             print(notice)
-            raise SystemExit(hosts.EXIT_PREEMPTED) from notice
+            raise SystemExit(multihost.EXIT_PREEMPTED) from notice
         except (ValueError, loop.NonFiniteError) as error:
             raise SystemExit(f"error: {error}") from error
 
@@ -48,7 +50,7 @@ def _run(config: experiment.ExperimentConfig) -> None:
     experiment.train(config, started=epfv2_jax.IMPORTED, profile_steps=_PROFILE.value)
     output = pathlib.Path(config.output_dir)
     result = experiment.evaluate(experiment.checkpoint_dir(config), config.dataset.directory, output / "evaluation")
-    if hosts.is_first():
+    if multihost.is_first():
         print(evaluation.format_table(result))
         print(ledger.format_summary(ledger.summarize(output / "ledger.jsonl")))
         print(f"numbers: {output / 'evaluation/metrics.json'}   pictures: {output / 'evaluation/index.html'}")

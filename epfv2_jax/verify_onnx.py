@@ -3,7 +3,9 @@
 import argparse
 import sys
 
-from epfv2_jax.interop import onnx_golden, onnx_session, onnx_verify
+from epfv2_jax.deploy import golden as onnx_golden
+from epfv2_jax.deploy import session as onnx_session
+from epfv2_jax.deploy import verify as onnx_verify
 
 
 def main() -> None:

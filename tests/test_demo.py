@@ -11,15 +11,16 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from pose_fakes import fake_batch
 
-from epfv2_jax import checkpoint, demo, structs
+from epfv2_jax import demo, structs
+from epfv2_jax.checkpoints import checkpoint
 from epfv2_jax.core import config as config_lib
 from epfv2_jax.data import conversion, images, records
 from epfv2_jax.data import rig as rig_lib
 from epfv2_jax.geometry import cameras, skeleton
-from epfv2_jax.models import epfv2
-from epfv2_jax.predictor import Predictor
+from epfv2_jax.inference.predictor import Predictor
+from epfv2_jax.models.epfv2 import model as epfv2
+from epfv2_jax.testing.fakes import fake_batch
 
 SIZE_HW = (32, 40)
 NAME, FRAMES = "walk", (0, 1, 3, 4, 5)

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from epfv2_jax.training import aot
+from epfv2_jax.profiling import aot
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 

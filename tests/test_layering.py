@@ -12,11 +12,11 @@ LAYERS = (
     ("core",),
     ("geometry",),
     ("structs",),
-    ("models", "losses", "metrics", "data"),
-    ("checkpoint", "evaluation"),
-    ("predictor",),
+    ("models", "objectives", "metrics", "data"),
+    ("checkpoints", "evaluation", "testing"),
+    ("inference", "profiling"),
     ("training",),
-    ("autolabel", "interop", "viz"),
+    ("autolabel", "deploy", "viz"),
     ("experiment",),
 )
 # Outside library -> the places that may import it.
@@ -25,15 +25,15 @@ OWNERS = {
     "absl": {"experiment", "<cli>", "data.pipeline"},  # grain needs absl's flags to be parsed
     "optax": {"training"},
     "grain": {"data", "training"},
-    "orbax": {"checkpoint"},
+    "orbax": {"checkpoints"},
     "matplotlib": {"viz"},
     "tensorflow": set(),
     "clu": set(),
     "torch": set(),
-    "safetensors": {"interop"},
-    "onnx": {"interop"},
-    "onnxruntime": {"interop"},
-    "jax2onnx": {"interop"},
+    "safetensors": {"models.encoders.weights.torch_weights"},
+    "onnx": {"deploy"},
+    "onnxruntime": {"deploy"},
+    "jax2onnx": {"deploy"},
 }
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from epfv2_jax import structs
 from epfv2_jax.data import pipeline
-from epfv2_jax.models import epfv2
+from epfv2_jax.models.epfv2 import model as epfv2
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,11 +25,12 @@ import numpy as np
 from etils import epath
 
 import epfv2_jax
-from epfv2_jax import checkpoint
+from epfv2_jax.checkpoints import checkpoint
 from epfv2_jax.core import config as config_lib
-from epfv2_jax.core import engines
-from epfv2_jax.data import labels, records
-from epfv2_jax.models import epfv2
+from epfv2_jax.core import tasks
+from epfv2_jax.data import records
+from epfv2_jax.data.labels import labels
+from epfv2_jax.models.epfv2 import model as epfv2
 
 PLAN_VERSION = 1
 
@@ -314,7 +315,7 @@ def write_whole(path: epath.Path, data: bytes) -> None:
     if is_remote(path):
         path.write_bytes(data)
         return
-    with engines.publishing(path) as own, own.open("wb") as file:
+    with tasks.publishing(path) as own, own.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())

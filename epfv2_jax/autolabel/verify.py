@@ -15,8 +15,9 @@ from etils import epath
 
 from epfv2_jax.autolabel import plan as plan_lib
 from epfv2_jax.autolabel import worker
-from epfv2_jax.data import labels, records
-from epfv2_jax.data.labels import Status
+from epfv2_jax.data import records
+from epfv2_jax.data.labels import labels
+from epfv2_jax.data.labels.labels import Status
 
 # A worker that has published nothing for this long, and for three times its longest unit, does not count in the time
 # left.

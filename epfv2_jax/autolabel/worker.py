@@ -37,13 +37,14 @@ from etils import epath
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import epfv2_jax
-from epfv2_jax import checkpoint
 from epfv2_jax.autolabel import plan as plan_lib
+from epfv2_jax.checkpoints import checkpoint
 from epfv2_jax.data import images as images_lib
-from epfv2_jax.data import labels, records
-from epfv2_jax.data.labels import Status
+from epfv2_jax.data import records
+from epfv2_jax.data.labels import labels
+from epfv2_jax.data.labels.labels import Status
 from epfv2_jax.geometry import cameras, rotations, transforms
-from epfv2_jax.models import epfv2
+from epfv2_jax.models.epfv2 import model as epfv2
 from epfv2_jax.structs import Frames, Predictions, Rig
 
 PROGRESS_FOLDER = "progress"

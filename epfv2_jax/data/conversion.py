@@ -20,9 +20,11 @@ import jax
 import numpy as np
 
 from epfv2_jax.core import config as config_lib
-from epfv2_jax.core import engines
-from epfv2_jax.data import calibration, egobody3m, images, records
+from epfv2_jax.core import tasks
+from epfv2_jax.data import images, records
 from epfv2_jax.data import rig as rig_lib
+from epfv2_jax.data.calibration import fit as calibration
+from epfv2_jax.data.readers import egobody3m
 from epfv2_jax.geometry import cameras
 from epfv2_jax.structs import Rig
 
@@ -110,7 +112,7 @@ def convert(
     out_dir: str | os.PathLike,
     config: ConversionConfig,
     *,
-    engine: engines.Engine = engines.LOCAL,
+    engine: tasks.Engine = tasks.LOCAL,
     progress: Progress | None = None,
 ) -> dict[str, Any] | None:
     """Returns the summary of a conversion of the sequences below `source_dir` into `out_dir`/<split>.
@@ -170,7 +172,7 @@ def _finish(reports: list[SequenceReport], out_dir: pathlib.Path, config: Conver
             "sequences": [config_lib.to_mapping(dataclasses.replace(r, shard=None)) for r in reports],
         },
     )
-    with engines.publishing(out_dir / split / records.MANIFEST_NAME) as path:
+    with tasks.publishing(out_dir / split / records.MANIFEST_NAME) as path:
         records.write_manifest(path.parent, manifest)
     return summary
 
@@ -403,7 +405,7 @@ def _claim(out_dir: pathlib.Path, config: ConversionConfig) -> None:
     wanted = config_lib.to_mapping(config)
     if not path.is_file():
         out_dir.mkdir(parents=True, exist_ok=True)
-        with engines.publishing(path) as own:
+        with tasks.publishing(path) as own:
             records.write_json(own, wanted)
     found = json.loads(path.read_text(encoding="utf-8"))
     if found != wanted:

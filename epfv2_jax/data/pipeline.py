@@ -19,7 +19,7 @@ import numpy as np
 
 from epfv2_jax import structs
 from epfv2_jax.data import records as records_lib
-from epfv2_jax.data.labels import Labels
+from epfv2_jax.data.labels.labels import Labels
 from epfv2_jax.data.records import FrameRun, Records
 from epfv2_jax.geometry.skeleton import NUM_JOINTS
 

@@ -17,10 +17,11 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from epfv2_jax import structs
-from epfv2_jax.checkpoint import CheckpointWriter
-from epfv2_jax.core import hosts
-from epfv2_jax.training import report, sharding
-from epfv2_jax.training.ledger import Ledger
+from epfv2_jax.checkpoints.checkpoint import CheckpointWriter
+from epfv2_jax.core import multihost
+from epfv2_jax.profiling.goodput import Ledger
+from epfv2_jax.training import log as report
+from epfv2_jax.training import sharding
 from epfv2_jax.training.state import TrainState, inference_variables
 
 
@@ -77,7 +78,7 @@ def run(
       NonFiniteError: more than `max_skipped_in_a_row` steps in a row were not finite; the clips are in skipped.jsonl.
     """
     start = int(state.step)
-    main = hosts.is_first()
+    main = multihost.is_first()
     log = report.RunLog(directory, start, config.tensorboard and main, active=main)
     window, pending = _Window(), []
 
@@ -147,7 +148,7 @@ def run(
             if logs or evaluates or saves or told_to_stop or step == start + 1:
                 ledger.close_window(step)
             if told_to_stop:
-                raise hosts.Preempted(f"told to stop: the state after step {step} of {steps} is saved")
+                raise multihost.Preempted(f"told to stop: the state after step {step} of {steps} is saved")
             if profile_steps and step == start + 2 + profile_steps:
                 jax.block_until_ready(state)
                 profile.close()

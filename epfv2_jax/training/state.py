@@ -9,7 +9,7 @@ import optax
 from flax import struct
 
 from epfv2_jax import structs
-from epfv2_jax.models import epfv2
+from epfv2_jax.models.epfv2 import model as epfv2
 
 
 class TrainState(struct.PyTreeNode):

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding
 
-from epfv2_jax import losses, structs
-from epfv2_jax.data import augment
-from epfv2_jax.models import epfv2
-from epfv2_jax.training import sharding
+from epfv2_jax import structs
+from epfv2_jax.models.epfv2 import model as epfv2
+from epfv2_jax.objectives import pose as losses
+from epfv2_jax.training import augment, sharding
 from epfv2_jax.training.state import TrainState
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image, ImageDraw
 
-from epfv2_jax.evaluation import FrameExample
+from epfv2_jax.evaluation.evaluate import FrameExample
 from epfv2_jax.geometry import cameras, skeleton, transforms
 
 #: Colours of the whole report, told apart with every common colour vision (Okabe and Ito): red-orange and sky blue.

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from epfv2_jax.evaluation import FrameExample
+from epfv2_jax.evaluation.evaluate import FrameExample
 from epfv2_jax.geometry import skeleton
-from epfv2_jax.metrics import ellipsoid_radius
+from epfv2_jax.metrics.pose import ellipsoid_radius
 from epfv2_jax.viz.overlays import BONES, PREDICTION_COLOR, TRUTH_COLOR
 
 # Joints that coincide with their parent: their ellipsoid would be drawn twice.

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from epfv2_jax.evaluation import TABLE_COLUMNS, EvaluationResult, FrameExample
+from epfv2_jax.evaluation.evaluate import TABLE_COLUMNS, EvaluationResult, FrameExample
 from epfv2_jax.geometry import skeleton
 from epfv2_jax.viz import overlays, pose3d
 

@@ -13,7 +13,7 @@ from PIL import ImageColor
 
 from epfv2_jax.data.rig import VIEW_NAMES
 from epfv2_jax.geometry import rotations
-from epfv2_jax.metrics import ellipsoid_radius
+from epfv2_jax.metrics.pose import ellipsoid_radius
 from epfv2_jax.viz import overlays
 from epfv2_jax.viz.video import StreamedFrame
 

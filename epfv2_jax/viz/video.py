@@ -16,9 +16,9 @@ import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from epfv2_jax.data.rig import VIEW_NAMES
-from epfv2_jax.evaluation import FrameExample
+from epfv2_jax.evaluation.evaluate import FrameExample
 from epfv2_jax.geometry import skeleton
-from epfv2_jax.metrics import ellipsoid_radius
+from epfv2_jax.metrics.pose import ellipsoid_radius
 from epfv2_jax.viz import overlays, pose3d
 
 #: Width and height of the pictures that are drawn; both even, as the usual MP4 encoding needs it.

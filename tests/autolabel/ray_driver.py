@@ -14,7 +14,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from epfv2_jax.autolabel import plan, worker
-from epfv2_jax.core import engines
+from epfv2_jax.core import tasks
 
 
 class Mortal:
@@ -49,12 +49,12 @@ def main() -> None:
         cluster.add_node(num_cpus=1, node_ip_address="127.0.0.3")
         ray.init(address=cluster.address, _node_ip_address="127.0.0.2", log_to_driver=False)
         try:
-            next(engines.ray(list, [0], resource="TPU", amount=4))
+            next(tasks.ray(list, [0], resource="TPU", amount=4))
         except ValueError as error:
             print(error)
         make_worker = ray_driver.MakeMortal(*sys.argv[1:])
         units = list(range(plan.read_plan(sys.argv[2]).num_units))
-        print("units", *sorted(report.unit for report in engines.ray(make_worker, units, tasks_per_call=2)))
+        print("units", *sorted(report.unit for report in tasks.ray(make_worker, units, tasks_per_call=2)))
     finally:
         ray.shutdown()
         cluster.shutdown()

@@ -7,11 +7,14 @@ import types
 import jax
 import numpy as np
 import pytest
-from pose_fakes import fake_predictions
 
-from epfv2_jax import checkpoint, experiment, losses
 from epfv2_jax.autolabel import distill
-from epfv2_jax.data import labels, pipeline, records
+from epfv2_jax.checkpoints import checkpoint
+from epfv2_jax.data import pipeline, records
+from epfv2_jax.data.labels import labels
+from epfv2_jax.experiment import experiment
+from epfv2_jax.objectives import pose as losses
+from epfv2_jax.testing.fakes import fake_predictions
 
 T = 8
 LAYOUT = {f"s{i}": ((7 * i, T),) for i in range(6)}  # each sequence is one clip

@@ -12,7 +12,7 @@ import pytest
 
 from epfv2_jax.autolabel import plan as plan_lib
 from epfv2_jax.autolabel import verify as verify_lib
-from epfv2_jax.data import labels
+from epfv2_jax.data.labels import labels
 
 pytestmark = pytest.mark.slow
 KILLS = 20

@@ -18,9 +18,10 @@ from epfv2_jax import pseudo_label
 from epfv2_jax.autolabel import plan as plan_lib
 from epfv2_jax.autolabel import verify as verify_lib
 from epfv2_jax.autolabel import worker
-from epfv2_jax.data import labels, records
-from epfv2_jax.data.labels import Status
-from epfv2_jax.models import epfv2
+from epfv2_jax.data import records
+from epfv2_jax.data.labels import labels
+from epfv2_jax.data.labels.labels import Status
+from epfv2_jax.models.epfv2 import model as epfv2
 from epfv2_jax.structs import Frames
 
 MAX_FRAMES = 72  # of a sequence

@@ -15,7 +15,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from epfv2_jax import convert, synthesize
-from epfv2_jax.core import engines
+from epfv2_jax.core import tasks
 
 
 class MakeMortal:
@@ -38,7 +38,7 @@ class MakeMortal:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MortalEngine(engines.Engine):
+class MortalEngine(tasks.Engine):
     """Ray, with such workers."""
 
     order: pathlib.Path
@@ -53,7 +53,7 @@ def main() -> None:
     import test_engines_cli
 
     orders, zips, records = map(pathlib.Path, sys.argv[1:])
-    from_arguments = engines.from_arguments
+    from_arguments = tasks.from_arguments
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "node_ip_address": "127.0.0.2"})
     try:
         cluster.add_node(num_cpus=1, node_ip_address="127.0.0.3")
@@ -63,7 +63,7 @@ def main() -> None:
             (convert, test_engines_cli.CONVERT, ("--in", zips, "--out", records)),
         ):
             order = orders / command[0]
-            engines.from_arguments = lambda args, order=order: MortalEngine(
+            tasks.from_arguments = lambda args, order=order: MortalEngine(
                 **dataclasses.asdict(from_arguments(args)), order=order
             )
             sys.argv = [*command, *map(str, flags), "--engine", "ray"]

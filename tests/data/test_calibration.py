@@ -4,7 +4,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from epfv2_jax.data import calibration, rig
+from epfv2_jax.data import rig
+from epfv2_jax.data.calibration import fit as calibration
 from epfv2_jax.geometry import cameras, transforms
 
 SIZES = np.array([[640, 480], [1280, 1024], [1280, 1024], [640, 480]])

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from epfv2_jax import calibrate, convert
-from epfv2_jax.core import engines
-from epfv2_jax.data import conversion, egobody3m, images, records
+from epfv2_jax.core import tasks
+from epfv2_jax.data import conversion, images, records
+from epfv2_jax.data.readers import egobody3m
 from epfv2_jax.geometry import cameras
 
 CONFIG = conversion.ConversionConfig(image_size_hw=(40, 32), record_frames=4)
@@ -235,7 +236,7 @@ def test_shares_give_the_same_bytes_and_the_last_writes_the_manifest(new_sequenc
         new_sequence(str(seed), split=split, seed=seed).write()
     whole = conversion.convert(zips, tmp_path / "whole", CONFIG)
     counts = []
-    shares = [engines.Engine(index=index, count=2) for index in range(2)]
+    shares = [tasks.Engine(index=index, count=2) for index in range(2)]
     first = conversion.convert(zips, out, CONFIG, engine=shares[0], progress=lambda *c: counts.append(c[:2]))
     assert first is None and counts == [(1, 2), (2, 2)]
     assert not list(out.rglob(records.MANIFEST_NAME))

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from flax import serialization
 
-from epfv2_jax.data import labels
+from epfv2_jax.data.labels import labels
 
 J = 3
 

@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from epfv2_jax.core import engines
-from epfv2_jax.data import calibration, egobody3m, images
+from epfv2_jax.core import tasks
+from epfv2_jax.data import images
+from epfv2_jax.data.calibration import fit as calibration
+from epfv2_jax.data.readers import egobody3m
 from epfv2_jax.data.synthetic import body, motion, renderer, writer
 from epfv2_jax.geometry import cameras, kinematics, skeleton
 
@@ -295,7 +297,7 @@ def test_finished_sequences_are_kept_and_missing_ones_made(dataset, tmp_path):
 def test_shares_make_the_same_files(dataset, tmp_path):
     directory, _ = dataset
     figures = [
-        writer.write_dataset(CONFIG, tmp_path, progress=False, engine=engines.Engine(index=index, count=2))
+        writer.write_dataset(CONFIG, tmp_path, progress=False, engine=tasks.Engine(index=index, count=2))
         for index in (0, 1)
     ]
     counts = [(f["sequences_made"], f["sequences_found"], f["sequences_missing"]) for f in figures]

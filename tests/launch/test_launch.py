@@ -16,7 +16,7 @@ import time
 import pytest
 
 from epfv2_jax import convert, pseudo_label
-from epfv2_jax.core import engines, hosts
+from epfv2_jax.core import multihost, tasks
 from epfv2_jax.data import conversion
 
 yaml = pytest.importorskip("yaml")
@@ -29,7 +29,7 @@ RUNBOOK = (ROOT / "docs/pods.md").read_text()
 NEEDED = {"PROJECT": "some-project", "SHARE": "10.0.0.2:/share"}
 # What the scheduler brings, and the shell.
 BROUGHT = {"SLURM_JOB_ID", "SLURM_CPUS_PER_TASK"}
-DONE, ERROR, PREEMPTED, BAD_ROWS = 0, 1, hosts.EXIT_PREEMPTED, pseudo_label.EXIT_BAD_ROWS
+DONE, ERROR, PREEMPTED, BAD_ROWS = 0, 1, multihost.EXIT_PREEMPTED, pseudo_label.EXIT_BAD_ROWS
 
 
 def variables(name: str) -> dict[str, str]:
@@ -100,16 +100,16 @@ exit $highest
 RUN = """
 import itertools, pathlib, sys, time
 import jax
-from epfv2_jax.core import hosts
+from epfv2_jax.core import multihost
 
-hosts.connect()
-with hosts.preemption() as stop_after:
+multihost.connect()
+with multihost.preemption() as stop_after:
     for step in itertools.count(1):
         pathlib.Path(f"ready_{jax.process_index()}").touch()
         time.sleep(0.05)
         if stop_after(step):
             pathlib.Path(f"stopped_{jax.process_index()}_of_{jax.process_count()}").write_text(str(step))
-            sys.exit(hosts.EXIT_PREEMPTED)
+            sys.exit(multihost.EXIT_PREEMPTED)
 """
 # A cloud with one queued resource, whose states come one after the other, and two workers; the code of ssh is the first
 # that is not 0.
@@ -272,7 +272,7 @@ def test_label_job_gives_each_index_a_share_and_each_machine_its_own_chips():
     for name, value in environment.items():  # as the module's help says
         assert f"{name}={value}" in pseudo_label.__doc__
     assert "--engine index" in container["args"][0] and "--count 64" in container["args"][0]
-    assert engines.index_from_environment({"JOB_COMPLETION_INDEX": "63"}, 64) == (63, 64)
+    assert tasks.index_from_environment({"JOB_COMPLETION_INDEX": "63"}, 64) == (63, 64)
 
 
 def container_command(name: str) -> list[str]:
@@ -444,7 +444,7 @@ def test_train_commands_are_accepted(module, least):
     assert len(commands) >= least
     # Of its own: flags are one set for a process.
     code = (
-        f"import json, sys\nfrom absl import flags\nfrom epfv2_jax import experiment, {module}\n"
+        f"import json, sys\nfrom absl import flags\nfrom epfv2_jax.experiment import experiment\nfrom epfv2_jax import {module}\n"
         "for command in json.loads(sys.argv[1]):\n"
         "    flags.FLAGS.unparse_flags()\n"
         "    assert flags.FLAGS(['main', *command]) == ['main'], command\n"

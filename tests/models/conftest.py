@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from epfv2_jax.geometry import cameras
-from epfv2_jax.models import epfv2
+from epfv2_jax.models.epfv2 import model as epfv2
 from epfv2_jax.structs import Frames, Rig
 
 NUM_VIEWS = 2

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from epfv2_jax.models import encoders, epfv2
+from epfv2_jax.models import encoders
 from epfv2_jax.models.encoders import parts, vit
 from epfv2_jax.models.encoders.mobilenetv4 import Conv, Fused, Inverted, MobileNetV4
 from epfv2_jax.models.encoders.resnet import Bottleneck, ResNet
+from epfv2_jax.models.epfv2 import model as epfv2
 
 CONVOLUTIONAL = [name for name in encoders.ENCODERS if not name.startswith("dinov3")]
 

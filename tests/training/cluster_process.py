@@ -9,7 +9,8 @@ import sys
 
 from absl import app
 
-from epfv2_jax import experiment, train
+from epfv2_jax import train
+from epfv2_jax.experiment import experiment
 from epfv2_jax.training import sharding
 
 SEEN = pathlib.Path(sys.argv.pop(1))

@@ -17,11 +17,11 @@ import cluster_recipe
 import numpy as np
 import pytest
 
-from epfv2_jax import checkpoint
-from epfv2_jax.core import hosts
+from epfv2_jax.checkpoints import checkpoint
+from epfv2_jax.core import multihost
 from epfv2_jax.data import conversion, records
 from epfv2_jax.data.synthetic import writer
-from epfv2_jax.training import ledger
+from epfv2_jax.profiling import goodput as ledger
 
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -178,7 +178,7 @@ def test_a_run_moved_about_sees_every_clip_once_an_epoch_and_learns_the_same(fol
         if until is not None:
             run.wait_until(lambda until=until: len(run.losses()) >= until)
             run.processes[told].send_signal(signal.SIGTERM)
-        expected = 0 if until is None else hosts.EXIT_PREEMPTED
+        expected = 0 if until is None else multihost.EXIT_PREEMPTED
         assert run.wait() == [expected] * processes, run.log()
         steps = run.seen(run.starts, processes)
         assert len(seen) + len(steps) == run.saved_steps()[-1]  # all stopped at one step, and it is saved
@@ -202,7 +202,7 @@ def test_a_lost_process_ends_the_others_and_the_run_goes_on_from_the_last_whole_
     run.processes[1].kill()
     clock = time.monotonic()
     codes = run.wait(90)
-    assert codes[0] not in (0, hosts.EXIT_PREEMPTED) and time.monotonic() - clock < 60
+    assert codes[0] not in (0, multihost.EXIT_PREEMPTED) and time.monotonic() - clock < 60
     assert "another task died" in run.log() or "unhealthy" in run.log()
 
     newest = run.saved_steps()[-1]

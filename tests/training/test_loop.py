@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from flax import struct
 
-from epfv2_jax.core import hosts
-from epfv2_jax.training import ledger, loop, sharding
+from epfv2_jax.core import multihost
+from epfv2_jax.profiling import goodput as ledger
+from epfv2_jax.training import loop, sharding
 
 
 class CountingState(struct.PyTreeNode):
@@ -141,7 +142,7 @@ def test_too_many_skipped_steps_in_a_row_stop_the_run(tmp_path):
 
 
 def test_told_to_stop_it_saves_that_step_and_stops(tmp_path):
-    with pytest.raises(hosts.Preempted, match="after step 7 of 10 is saved"):
+    with pytest.raises(multihost.Preempted, match="after step 7 of 10 is saved"):
         run_loop(tmp_path, stop_after=lambda step: step == 7, log_every=4, evaluate_every=7)
     assert ledger.read(tmp_path / "ledger.jsonl")[-1]["step"] == 7
     assert [m["step"] for m in lines(tmp_path / "metrics.jsonl")] == [4]  # time is short: no evaluation

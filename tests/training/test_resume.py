@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from epfv2_jax import checkpoint
+from epfv2_jax.checkpoints import checkpoint
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 STEPS = 12

@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from pose_fakes import fake_batch
 
-from epfv2_jax import losses
-from epfv2_jax.data import augment
-from epfv2_jax.models import epfv2
-from epfv2_jax.training import accounting, optim, sharding, state, step
+from epfv2_jax.models.epfv2 import model as epfv2
+from epfv2_jax.objectives import pose as losses
+from epfv2_jax.profiling import cost as accounting
+from epfv2_jax.testing.fakes import fake_batch
+from epfv2_jax.training import augment, optim, sharding, state, step
 
 # The smallest model that has every part but forward kinematics: what these tests cost is its compilation.
 MODEL = epfv2.EPFv2(

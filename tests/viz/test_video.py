@@ -5,12 +5,13 @@ import subprocess
 
 import jax
 import numpy as np
-import pose_fakes as fakes
 import pytest
 from PIL import Image, ImageColor
 
-from epfv2_jax import evaluation, metrics
+from epfv2_jax.evaluation import evaluate as evaluation
 from epfv2_jax.geometry import cameras, transforms
+from epfv2_jax.metrics import pose as metrics
+from epfv2_jax.testing import fakes
 from epfv2_jax.viz import overlays, rerun_log, video
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from epfv2_jax.data.synthetic.articulated import euler_matrix
+from epfv2_jax.data.mocap.articulated import euler_matrix
 from epfv2_jax.geometry import skeleton
 
 #: Frames a second of procedural motion: that of the data set.

@@ -20,9 +20,11 @@ import numpy as np
 import tqdm
 
 from epfv2_jax.core import config as config_lib
-from epfv2_jax.core import engines
-from epfv2_jax.data import egobody3m, images
-from epfv2_jax.data.synthetic import body, mocap, motion, renderer
+from epfv2_jax.core import tasks
+from epfv2_jax.data import images
+from epfv2_jax.data.mocap import retarget as mocap
+from epfv2_jax.data.readers import egobody3m
+from epfv2_jax.data.synthetic import body, motion, renderer
 from epfv2_jax.geometry import cameras, skeleton, transforms
 from epfv2_jax.structs import Rig
 
@@ -85,7 +87,7 @@ def write_dataset(
     config: SyntheticConfig,
     directory: str | os.PathLike,
     progress: bool = True,
-    engine: engines.Engine = engines.LOCAL,
+    engine: tasks.Engine = tasks.LOCAL,
 ) -> dict[str, float]:
     """Returns figures of the sequences that this call made; those that are already there are left as they are.
 
@@ -313,7 +315,7 @@ def _check_config(config: SyntheticConfig, directory: pathlib.Path) -> None:
     path, now = directory / _CONFIG_FILE, config_lib.to_mapping(config)
     if not path.is_file():
         directory.mkdir(parents=True, exist_ok=True)
-        with engines.publishing(path) as own:
+        with tasks.publishing(path) as own:
             own.write_text(json.dumps(now, indent=1) + "\n")
     before = json.loads(path.read_text())
     changed = [key for key in now if before.get(key) != now[key]]

@@ -1,0 +1,107 @@
+"""A golden sequence: what a graph was given and what JAX made of it, beside the graph, to be checked anywhere.
+
+An uncompressed .npz without pickled objects. F is the number of frames.
+
+    inputs/NAME      (F, ...) every input, the state aside, which starts at zero
+    outputs/NAME     (F, ...) what JAX computed in float32
+    final/NAME       (...) the state after the last frame
+    tolerance/NAME   () largest difference allowed for an output, or for a state tensor next_NAME
+    graph_sha256     () of the ONNX file that belongs to it
+"""
+
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from epfv2_jax.deploy import session as onnx_session
+
+NUM_FRAMES = 40
+_GROUPS = ("inputs", "outputs", "final", "tolerance")
+
+Golden = dict[str, dict[str, np.ndarray]]
+
+
+def path_of(graph_path: str | os.PathLike) -> pathlib.Path:
+    """Returns where the golden sequence of a graph lies."""
+    graph_path = pathlib.Path(graph_path)
+    return graph_path.with_suffix(".golden.npz")
+
+
+def write(path: str | os.PathLike, golden: Golden, graph_sha256: str) -> None:
+    """Writes a golden sequence."""
+    arrays = {f"{group}/{name}": value for group in _GROUPS for name, value in golden[group].items()}
+    with open(path, "wb") as file:
+        np.savez(file, graph_sha256=np.asarray(graph_sha256), **arrays)
+
+
+def read(path: str | os.PathLike, graph_path: str | os.PathLike) -> Golden:
+    """Returns the golden sequence at `path` of the graph at `graph_path`.
+
+    Raises:
+      ValueError: there is none, it cannot be read, or it belongs to another graph.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no golden sequence; the export writes it beside the graph, copy both")
+    golden: Golden = {group: {} for group in _GROUPS}
+    try:
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        sha256 = str(arrays.pop("graph_sha256"))
+        for key, value in arrays.items():
+            group, name = key.split("/")
+            golden[group][name] = value
+    except Exception as error:  # zipfile, numpy and lookups raise their own classes
+        raise ValueError(f"{path}: not a golden sequence ({error}); export again") from error
+    if sha256 != onnx_session.file_sha256(graph_path):
+        raise ValueError(f"{path}: belongs to another graph than {graph_path}; copy the two that were made together")
+    return golden
+
+
+def num_frames(golden: Mapping[str, Mapping[str, np.ndarray]]) -> int:
+    """Returns F."""
+    return len(next(iter(golden["inputs"].values())))
+
+
+def frame_inputs(golden: Mapping[str, Mapping[str, np.ndarray]], frame: int) -> dict[str, np.ndarray]:
+    """Returns the inputs of one frame by name, the state aside."""
+    return {name: value[frame] for name, value in golden["inputs"].items()}
+
+
+def replay(session: onnx_session.OnnxSession, golden: Golden) -> dict[str, float]:
+    """Returns the largest difference of each output, and of the last state, from what JAX computed; in order.
+
+    The session feeds itself: an error in the state would grow from frame to frame. A difference that is not finite, or
+    a flag that differs, counts as infinite.
+    """
+    session.reset()
+    differences = dict.fromkeys(golden["outputs"], 0.0)
+    for frame in range(num_frames(golden)):
+        outputs = session.step(frame_inputs(golden, frame))
+        for name, expected in golden["outputs"].items():
+            differences[name] = max(differences[name], difference(outputs[name], expected[frame]))
+    for name, expected in golden["final"].items():
+        differences[onnx_session.NEXT + name] = difference(session.state[name], expected)
+    session.reset()
+    return differences
+
+
+def difference(found: np.ndarray, expected: np.ndarray) -> float:
+    """Returns the largest absolute difference; infinite where a flag differs or a value is not finite."""
+    if found.dtype == np.bool_:
+        return 0.0 if np.array_equal(found, expected) else float("inf")
+    largest = np.abs(found.astype(np.float64) - expected.astype(np.float64)).max(initial=0.0)
+    return float(largest) if np.isfinite(largest) else float("inf")
+
+
+def beyond_tolerance(golden: Golden, differences: Mapping[str, float]) -> list[str]:
+    """Returns a sentence part for each output that differs by more than is allowed."""
+    limits: dict[str, Any] = golden["tolerance"]
+    return [
+        f"{name} differs by {found:.3g}, allowed is {float(limits[name]):.3g}"
+        for name, found in differences.items()
+        if not found <= float(limits[name])
+    ]

@@ -1,0 +1,96 @@
+"""An exported graph in float16 or int8: the encoder, which is nearly all of its cost; the rest stays float32."""
+
+import os
+import pathlib
+import tempfile
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from epfv2_jax.deploy import frames
+from epfv2_jax.deploy import graph as onnx_graph
+
+_PRODUCTS = ("Conv", "MatMul", "Gemm")
+_HALF_MAX = float(np.finfo(np.float16).max)
+
+
+def image_nodes(graph: onnx_graph.Graph) -> list[onnx_graph.Node]:
+    """Returns the nodes that depend on the images (and their validity) and on nothing else: the encoder.
+
+    What also depends on a pose, on the cameras or on the state is geometry or works on one token a frame.
+    """
+    found, only_images = [], {"images", "view_valid"}
+    for node in graph.nodes:
+        varying = {name for name in node.inputs if name and name not in graph.constants}
+        if varying and varying <= only_images:
+            only_images.update(node.outputs)
+            found.append(node)
+    return found
+
+
+def to_half(graph: onnx_graph.Graph) -> onnx.ModelProto:
+    """Returns the model with the encoder in float16; inputs, outputs and all that follows are float32."""
+    half = {id(node) for node in image_nodes(graph)}
+    tensors = {name for node in graph.nodes if id(node) in half for name in node.outputs}
+    is_float = {name for name in tensors if graph.dtype(name) == np.float32}
+    back = {}  # float16 tensor -> its float32 copy
+    nodes, constants = [], dict(graph.constants)
+    for node in graph.nodes:
+        inputs = list(node.inputs)
+        attributes = dict(node.attributes)
+        casts = []
+        for i, name in enumerate(inputs):
+            if id(node) in half and name in graph.constants and graph.dtype(name) == np.float32:
+                inputs[i] = f"{name}__half"
+                constants[inputs[i]] = np.clip(graph.constants[name], -_HALF_MAX, _HALF_MAX).astype(np.float16)
+            elif id(node) not in half and name in is_float:
+                if name not in back:
+                    back[name] = f"{name}__float"
+                    casts.append(onnx_graph.Node("Cast", [name], [back[name]], {"to": TensorProto.FLOAT}))
+                inputs[i] = back[name]
+        if id(node) in half and node.op == "Cast" and attributes["to"] == TensorProto.FLOAT:
+            attributes["to"] = TensorProto.FLOAT16
+        nodes += [*casts, onnx_graph.Node(node.op, inputs, node.outputs, attributes)]
+    converted = onnx_graph.Graph(graph.model())
+    converted.nodes, converted.constants = nodes, constants
+    return converted.model()
+
+
+def quantize(
+    graph: onnx_graph.Graph, state: Mapping[str, np.ndarray], sequences: Iterable[frames.FrameSequence]
+) -> onnx.ModelProto:
+    """Returns the model with the encoder's products in int8, as QuantizeLinear and DequantizeLinear pairs.
+
+    Weights are quantised for each output channel, activations by the range that they take on `sequences`. The products
+    see nothing but the images, so `state` may be any.
+    """
+    import onnxruntime as ort
+    from onnxruntime import quantization
+
+    class Reader(quantization.CalibrationDataReader):
+        def __init__(self):
+            self._frames = ({**s.inputs(f), **state} for s in sequences for f in range(s.num_frames))
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return next(self._frames, None)
+
+    names = [node.outputs[0] for node in image_nodes(graph) if node.op in _PRODUCTS]
+    ort.set_default_logger_severity(3)
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = (os.fspath(pathlib.Path(folder) / name) for name in ("float.onnx", "int8.onnx"))
+        onnx.save(graph.model(), source)
+        quantization.quantize_static(
+            source,
+            target,
+            Reader(),
+            quant_format=quantization.QuantFormat.QDQ,
+            nodes_to_quantize=names,
+            per_channel=True,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+        )
+        model = onnx.load(target)
+    rewritten = onnx_graph.Graph(model)
+    return rewritten.model()

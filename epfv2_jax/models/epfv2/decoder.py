@@ -1,0 +1,109 @@
+"""The decoder: one token per frame looks into all views, then back in time. Its cost knows nothing of joints."""
+
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from epfv2_jax.models.attention import SingleQueryAttention
+from epfv2_jax.models.epfv2.temporal import KVCache, TemporalAttention
+
+
+class Decoder(nn.Module):
+    """Returns (token (B, T, C), next caches): multi-view cross-attention, temporal attention, feed-forward per layer.
+
+    The order is the paper's; one layer is drawn there. Pre-norm residual blocks are our choice, and so is that all
+    layers of a decoder share its view conditioning.
+    """
+
+    depth: int
+    heads: int
+    ffn_width: int
+    window: int
+    rope_base: float
+    temporal: bool  # whether layers hold temporal attention
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        token: jax.Array,
+        keys: jax.Array,
+        values: jax.Array,
+        conditioning: jax.Array | None,
+        view_valid: jax.Array,
+        frame_valid: jax.Array,
+        frame_gap: jax.Array,
+        caches: tuple[KVCache, ...],
+    ) -> tuple[jax.Array, tuple[KVCache, ...]]:
+        """Arguments: token (B, T, C); keys and values (B, T, V, N, C); `conditioning` (B, T, V, C), added to the
+        query per view, or None; view_valid (B, T, V); frame_valid and frame_gap (B, T); one cache a temporal layer."""
+        B, T, V, _, width = keys.shape
+        chex.assert_shape(token, (B, T, width))
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        # xi, the learned embedding of each camera: as large as the normalised token, so views ask different things.
+        xi = self.param("view_embedding", nn.initializers.normal(1.0), (V, width), self.param_dtype)
+        sigma = jnp.broadcast_to(xi.astype(self.dtype), (B, T, V, width))
+        if conditioning is not None:
+            sigma = sigma + conditioning.astype(self.dtype)
+        next_caches = []
+        for i in range(self.depth):
+            normed = nn.LayerNorm(name=f"cross_norm_{i}", **dtypes)(token)
+            token = token + MultiViewAttention(self.heads, name=f"cross_{i}", **dtypes)(
+                normed, keys, values, sigma, view_valid
+            )
+            if self.temporal:
+                block = TemporalBlock(self.heads, self.window, self.rope_base, name=f"temporal_{i}", **dtypes)
+                token, cache = block(token, frame_valid, frame_gap, caches[i])
+                next_caches.append(cache)
+            normed = nn.LayerNorm(name=f"ffn_norm_{i}", **dtypes)(token)
+            hidden = nn.gelu(nn.Dense(self.ffn_width, name=f"ffn_in_{i}", **dtypes)(normed))
+            token = token + nn.Dense(width, name=f"ffn_out_{i}", **dtypes)(hidden)
+        return token, tuple(next_caches)
+
+
+class MultiViewAttention(nn.Module):
+    """Returns (B, T, C), the paper's eq. 7: q' = Linear(Concat_v MHA(q + sigma^v, keys^v, values^v)).
+
+    Query, key and value weights are shared over views; one Linear joins the heads of all views, V C -> C. A view that
+    is not valid contributes zeros.
+    """
+
+    heads: int
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, token: jax.Array, keys: jax.Array, values: jax.Array, sigma: jax.Array, view_valid: jax.Array
+    ) -> jax.Array:
+        B, T, V, width = sigma.shape
+        chex.assert_shape(view_valid, (B, T, V))
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        query = token[:, :, None] + sigma
+        heads = SingleQueryAttention(self.heads, name="attention", **dtypes)(query, keys, values)
+        heads = jnp.where(view_valid[..., None], heads, 0)
+        return nn.Dense(width, name="join", **dtypes)(heads.reshape(B, T, V * width))
+
+
+class TemporalBlock(nn.Module):
+    """Returns (token + TemporalAttention(LayerNorm(token)) (B, T, C), next cache)."""
+
+    heads: int
+    window: int
+    rope_base: float
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, token: jax.Array, frame_valid: jax.Array, frame_gap: jax.Array, cache: KVCache
+    ) -> tuple[jax.Array, KVCache]:
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        normed = nn.LayerNorm(name="norm", **dtypes)(token)
+        attention = TemporalAttention(self.heads, self.window, self.rope_base, name="attention", **dtypes)
+        change, cache = attention(normed, frame_valid, frame_gap, cache)
+        return token + change, cache

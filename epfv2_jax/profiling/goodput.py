@@ -1,0 +1,157 @@
+"""Where a run's time goes: every second of it, by kind, as JSON lines.
+
+`ledger.jsonl` only grows: what a restart threw away stays in it and is counted as lost. Kinds of seconds:
+
+  start        imports, data found or made, the model built, the checkpoint read
+  compile      of the train step
+  step         the rest: steps, and whatever is not named here
+  data_wait    the host waited for a batch (the devices may have been computing)
+  checkpoint   the loop waited for a checkpoint; the writing itself goes on behind the steps
+  evaluation   on the validation split
+
+A line `"event": "start"` opens each start of the run and tells what it lost: `lost_steps` and `lost_s`, steps that
+were done and must be done again, and `down_s`, from the last line before to this start.
+"""
+
+import contextlib
+import json
+import pathlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+from epfv2_jax.profiling import cost as accounting
+
+KINDS = ("start", "compile", "step", "data_wait", "checkpoint", "evaluation")
+
+
+class Ledger:
+    """Attributes time to kinds; `close_window` writes down what came together since the last time."""
+
+    def __init__(self, directory: str | pathlib.Path, start_step: int, started: float, active: bool = True):
+        """Opens the ledger of a run that goes on after `start_step`.
+
+        Args:
+          directory: of the run; the file is `ledger.jsonl` in it.
+          start_step: steps that the restored state has behind it.
+          started: when the process began, as time.perf_counter() tells it.
+          active: False writes nothing, for all processes but the first.
+        """
+        self._path = pathlib.Path(directory) / "ledger.jsonl"
+        self._active = active
+        self._seconds = dict.fromkeys(KINDS, 0.0)
+        self._mark, self._kind, self._step = started, "start", start_step
+        self._chip = accounting.chip_of(jax.devices()[0].device_kind)
+        self._flops = None
+        if active:
+            _end_line(self._path)
+            before = time.time() - (time.perf_counter() - started)
+            self._append({"event": "start", "step": start_step, **_lost(self._path, start_step, before), **_where()})
+
+    def begin(self) -> None:
+        """Ends the start: from here on, what nothing else is said about is `step`."""
+        self._switch("step")
+
+    @contextlib.contextmanager
+    def time(self, kind: str) -> Iterator[None]:
+        """Attributes the block to `kind`."""
+        outside = self._kind
+        self._switch(kind)
+        try:
+            yield
+        finally:
+            self._switch(outside)
+
+    def compiled(self, step: jax.stages.Compiled) -> None:
+        """Takes note of what a step costs, for the share of the chip's peak (MFU) that the run reaches."""
+        if self._chip is not None:
+            self._flops = accounting.compiled_cost(step).flops
+
+    def close_window(self, step: int) -> None:
+        """Writes one line for everything since the last one; `step` steps are done.
+
+        `mfu` is null where the chip's peak is not known. It is of the time in which the run trains (step, data_wait),
+        and of the FLOPs as compiled: with `model.remat` those of the recomputation are in it, which makes it an HFU.
+        """
+        self._switch(self._kind)
+        steps, seconds = step - self._step, {kind: s for kind, s in self._seconds.items() if s}
+        self._seconds = dict.fromkeys(KINDS, 0.0)
+        self._step = step
+        training_s = seconds.get("step", 0.0) + seconds.get("data_wait", 0.0)
+        mfu = None
+        if self._flops is not None and steps and training_s:
+            mfu = round(self._flops * steps / training_s / self._chip.peak_bf16_flops, 4)
+        if self._active and seconds:
+            rounded = {kind: round(s, 4) for kind, s in seconds.items()}
+            self._append({"event": "window", "step": step, "steps": steps, "seconds": rounded, "mfu": mfu})
+
+    def _switch(self, kind: str) -> None:
+        now = time.perf_counter()
+        self._seconds[self._kind] += now - self._mark
+        self._mark, self._kind = now, kind
+
+    def _append(self, line: dict[str, Any]) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("a") as file:
+            file.write(json.dumps({"time": round(time.time(), 3), **line}) + "\n")
+
+
+def read(path: str | pathlib.Path) -> list[dict[str, Any]]:
+    """Returns the lines of a ledger; one that was cut off in mid-write is left out."""
+    path, lines = pathlib.Path(path), []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        with contextlib.suppress(json.JSONDecodeError):
+            lines.append(json.loads(line))
+    return lines
+
+
+def summarize(path: str | pathlib.Path) -> dict[str, float]:
+    """Returns seconds by kind over all starts of a run, with `lost` and `down` for what its restarts cost.
+
+    `lost` is contained in the others: those steps took their time, and took it again.
+    """
+    lines = read(path)
+    seconds = {kind: sum(line["seconds"].get(kind, 0.0) for line in lines if "seconds" in line) for kind in KINDS}
+    for name in ("lost", "down"):
+        seconds[name] = sum(line[f"{name}_s"] for line in lines if line["event"] == "start")
+    return seconds
+
+
+def format_summary(seconds: dict[str, float]) -> str:
+    """Returns one line: each kind's share of the time that the run's processes were up."""
+    up = sum(seconds[kind] for kind in KINDS)
+    shares = ", ".join(f"{kind} {seconds[kind] / up:.1%}" for kind in KINDS if seconds[kind]) if up else "nothing"
+    restarts = f"; restarts lost {seconds['lost']:.0f} s and {seconds['down']:.0f} s down" if seconds["down"] else ""
+    return f"time: {up:.0f} s: {shares}{restarts}"
+
+
+def _end_line(path: pathlib.Path) -> None:
+    if path.exists() and not path.read_bytes().endswith(b"\n"):  # killed in mid-write
+        with path.open("a") as file:
+            file.write("\n")
+
+
+def _lost(path: pathlib.Path, start_step: int, now: float) -> dict[str, Any]:
+    """What is known of the time before: only whole windows, so that up to one more window of steps may be lost."""
+    lines = read(path)
+    lost = []
+    for line in lines:
+        if line["event"] == "start":  # what an earlier restart lost is counted there
+            lost = [w for w in lost if w["step"] <= line["step"]]
+        elif line["step"] > start_step:
+            lost.append(line)
+    return {
+        "lost_steps": sum(line["steps"] for line in lost),
+        "lost_s": round(sum(sum(line["seconds"].values()) for line in lost), 3),
+        "down_s": round(max(0.0, now - lines[-1]["time"]), 3) if lines else 0.0,
+    }
+
+
+def _where() -> dict[str, Any]:
+    return {
+        "processes": jax.process_count(),
+        "devices": jax.device_count(),
+        "device_kind": jax.devices()[0].device_kind,
+    }

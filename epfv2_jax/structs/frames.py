@@ -1,0 +1,46 @@
+"""The arrays that travel between the parts: dtype, shape, unit and coordinate frame of every field, said once.
+
+Frames (coordinate systems): `world` has y up and the floor near y = 0; `headset` has +x to the wearer's left, +y up
+and +z forward; `cam` has +x right, +y down and +z along the optical axis of the upright image. Lengths are metres.
+``T_a_b`` is a 4x4 matrix that maps coordinates in b to coordinates in a. Leading axes: the legend in `epfv2_jax.core`.
+"""
+
+import jax
+from flax import struct
+
+from epfv2_jax.geometry.cameras import Camera
+
+
+class Rig(struct.PyTreeNode):
+    """The cameras of a headset: one `Camera` with leading axes (..., V) and the pose of the headset in each."""
+
+    cameras: Camera  # leading axes (..., V)
+    T_cam_headset: jax.Array  # (..., V, 4, 4) float32
+
+
+class Frames(struct.PyTreeNode):
+    """What the model sees."""
+
+    images: jax.Array  # (B, T, V, H, W) uint8, or float32 in [0, 1] after augmentation; monochrome, upright
+    rig: Rig  # leading axes (B, V)
+    T_world_headset: jax.Array  # (B, T, 4, 4) float32
+    view_valid: jax.Array  # (B, T, V) bool: False where a camera delivered no usable image
+    frame_valid: jax.Array  # (B, T) bool: False on padding; padding only follows valid frames
+    frame_gap: jax.Array  # (B, T) int32, frame times since the previous frame of the stream; 1 where none was dropped
+
+
+class Targets(struct.PyTreeNode):
+    """The truth, or what a teacher takes for it."""
+
+    joints_headset_m: jax.Array  # (B, T, J, 3) float32
+    joint_valid: jax.Array  # (B, T, J) bool
+    pseudo: jax.Array | None = None  # (B,) bool: clips labelled by a teacher; None where there are none
+    cholesky_m: jax.Array | None = None  # (B, T, J, 3, 3) of the teacher, as in `Predictions`; identity elsewhere
+
+
+class Batch(struct.PyTreeNode):
+    """Clips of T consecutive frames."""
+
+    frames: Frames
+    targets: Targets
+    clip_id: jax.Array  # (B,) int32: index of the clip in its data set, for reports and per-clip random streams

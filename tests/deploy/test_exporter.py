@@ -1,0 +1,313 @@
+"""Exports by the command, in a process of its own, compared with JAX over long streams.
+
+Random weights and batch statistics, so that nothing is folded that is one or zero.
+"""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import types
+
+import jax
+import numpy as np
+import pytest
+
+onnx = pytest.importorskip("onnx", reason="needs the extra 'export'")
+pytest.importorskip("onnxruntime", reason="needs the extra 'export'")
+pytest.importorskip("jax2onnx", reason="needs the extra 'export'")
+
+from epfv2_jax.checkpoints import checkpoint  # noqa: E402
+from epfv2_jax.core import config as config_lib  # noqa: E402
+from epfv2_jax.data import images as images_lib  # noqa: E402
+from epfv2_jax.data import records as records_lib  # noqa: E402
+from epfv2_jax.data import rig as rig_lib  # noqa: E402
+from epfv2_jax.deploy import exporter as onnx_export  # noqa: E402
+from epfv2_jax.deploy import frames  # noqa: E402
+from epfv2_jax.deploy import golden as onnx_golden  # noqa: E402
+from epfv2_jax.deploy import graph as onnx_graph  # noqa: E402
+from epfv2_jax.deploy import session as onnx_session  # noqa: E402
+from epfv2_jax.geometry import skeleton  # noqa: E402
+from epfv2_jax.models.epfv2 import model as epfv2  # noqa: E402
+
+pytestmark = [pytest.mark.extras, pytest.mark.slow]  # tracing takes seconds a model
+
+SIZE = (32, 32)
+TINY = {"encoder": "small", "width": 32, "heads": 4, "ffn_width": 64, "head_width": 64, "window": 6}
+MODELS = {
+    "parametric": {},
+    "keypoints": {"body": "keypoints", "uncertainty": False},
+    "one frame": {"temporal": False, "num_views": 2},
+    "window 1, no poses": {"window": 1, "auxiliary_input": False, "projection_conditioning": False},
+    "deep, query, half": {"temporal_position": "query", "depth": 2, "dtype": "bfloat16", "encoder": "tiny"},
+}
+# Runs the export command several times in one process: the first call of the tracer takes many seconds.
+EXPORTS = """
+import json, sys
+from epfv2_jax import export
+for arguments in json.loads(sys.argv[1]):
+    sys.argv[1:] = arguments
+    try:
+        export.main()
+        print("code 0")
+    except SystemExit as error:
+        print("code", error.code)
+    print("----")
+"""
+
+# Compiles a graph ahead of time for a Hexagon processor, nothing left to the CPU.
+COMPILE = """
+import sys
+import onnxruntime as ort, onnxruntime_qnn as qnn
+graph, soc, arch, compiled = sys.argv[1:]
+ort.register_execution_provider_library(qnn.get_ep_name(), qnn.get_library_path())
+options = ort.SessionOptions()
+options.log_severity_level = 3
+options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+options.add_session_config_entry("ep.context_enable", "1")
+options.add_session_config_entry("ep.context_file_path", compiled)
+device = next(d for d in ort.get_ep_devices() if d.ep_name == qnn.get_ep_name())
+backend = {"backend_path": qnn.get_qnn_htp_path(), "soc_model": soc, "htp_arch": arch}
+backend["offload_graph_io_quantization"] = "0"
+options.add_provider_for_devices([device], backend)
+ort.InferenceSession(graph, options)
+"""
+
+
+def random_variables(model: epfv2.EPFv2, seed: int = 0):
+    """Returns variables as after some training, the heads' last layers and the batch statistics too."""
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        name = path[-1].key
+        if name in ("scale", "var"):
+            return rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
+        std = 0.1 if name in ("bias", "mean") else (leaf.shape[-1] / leaf.size) ** 0.5
+        return rng.normal(0, 0.03 if "last" in jax.tree_util.keystr(path) else std, leaf.shape).astype(np.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, onnx_export.variable_shapes(model, SIZE))
+
+
+def write_checkpoint(directory, changes) -> tuple[epfv2.ModelConfig, dict]:
+    config = epfv2.ModelConfig(**{**TINY, **changes})
+    variables = random_variables(epfv2.EPFv2(dataclasses.replace(config, dtype="float32")))
+    experiment = {
+        "model": config_lib.to_mapping(config),
+        "dataset": {"conversion": {"image_size_hw": list(SIZE)}},
+    }
+    writer = checkpoint.CheckpointWriter(directory, experiment)
+    writer.save(1, {"step": np.zeros(())}, variables, {})
+    writer.close()
+    return config, variables
+
+
+def write_records(directory, frames: int = 30) -> None:
+    """Two runs of random images, and the rest pose's joints as the truth."""
+    runs = []
+    for seed in range(2):
+        sequence = frames.random_sequence(frames, 4, SIZE, 1, seed)
+        jpegs = tuple(
+            tuple(images_lib.encode_grey(image) for image in views) for views in sequence.frames["images"][:, 0]
+        )
+        runs.append(
+            records_lib.FrameRun(
+                sequence=f"s{seed}",
+                split="validation",
+                frame_index=np.arange(frames, dtype=np.int32),
+                jpegs=jpegs,
+                T_world_headset=sequence.frames["T_world_headset"][:, 0],
+                joints_world_m=np.zeros((frames, skeleton.NUM_JOINTS, 3), np.float32),
+                joint_valid=np.ones((frames, skeleton.NUM_JOINTS), bool),
+                view_valid=np.ones((frames, 4), bool),
+                rig=rig_lib.upright(rig_lib.default_rig(), SIZE),
+            )
+        )
+    shard = records_lib.write_shard(directory / "shard.arrayrecord", runs)
+    records_lib.write_manifest(
+        directory, records_lib.Manifest(split="validation", image_size_hw=SIZE, num_views=4, shards=(shard,))
+    )
+
+
+@pytest.fixture(scope="session")
+def exports(tmp_path_factory):
+    """Everything that the tests look at, exported by one process: where it lies, the models, and what was printed."""
+    folder = tmp_path_factory.mktemp("onnx")
+    models = {name: write_checkpoint(folder / name, changes) for name, changes in MODELS.items()}
+    write_records(folder / "data" / "validation")
+    jobs = {name: ["--checkpoint", name, "--out", f"{name}.onnx"] for name in MODELS}
+    jobs["deep, query, half"] += ["--batch", "2"]
+    main = ["--checkpoint", "parametric", "--out"]
+    jobs |= {
+        "fp16": [*main, "fp16.onnx", "--precision", "fp16"],
+        "int8": [*main, "int8.onnx", "--precision", "int8", "--data", "data", "--frames", "40"],
+        "recorded": [*main, "recorded.onnx", "--data", "data"],
+        "int8 without data": [*main, "no.onnx", "--precision", "int8"],
+        "data of another model": ["--checkpoint", "one frame", "--out", "no.onnx", "--data", "data"],
+        "no checkpoint": ["--checkpoint", "nowhere", "--out", "no.onnx"],
+        "no directory": [*main, "nowhere/no.onnx"],
+        "batch 0": [*main, "no.onnx", "--batch", "0"],
+    }
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    command = [sys.executable, "-c", EXPORTS, json.dumps(list(jobs.values()))]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    printed = done.stdout.split("----\n")[:-1]
+    assert len(printed) == len(jobs), done.stdout + done.stderr
+    return types.SimpleNamespace(
+        folder=folder, models=models, printed=dict(zip(jobs, printed, strict=True)), stderr=done.stderr
+    )
+
+
+def reference(config: epfv2.ModelConfig, variables, sequence: frames.FrameSequence, batch: int):
+    """Joints (F, B, J, 3) of `EPFv2.step`, streamed in float32 frame by frame from its own initial state."""
+    model = epfv2.EPFv2(dataclasses.replace(config, dtype="float32"))
+    step = jax.jit(
+        lambda given, state: model.apply(variables, onnx_export.frames_of(given), state, method="step"),
+    )
+    state = epfv2.initial_state(model.config, batch)
+    joints = []
+    for frame in range(sequence.num_frames):
+        predictions, state = step(sequence.inputs(frame), state)
+        joints.append(np.asarray(predictions.joints_headset_m[:, 0]))
+    return np.stack(joints)
+
+
+def streamed_errors_cm(exports, file: str, name: str, batch: int = 1, frames: int = 200) -> np.ndarray:
+    """The largest difference of any joint in each of many frames with losses, in cm."""
+    config, variables = exports.models[name]
+    sequence = frames.with_losses(frames.random_sequence(frames, config.num_views, SIZE, batch, seed=1))
+    expected = reference(config, variables, sequence, batch)
+    session = onnx_session.OnnxSession(exports.folder / file)
+    found = np.stack([session.step(sequence.inputs(i))["joints_headset_m"] for i in range(frames)])
+    return 100 * np.linalg.norm(found - expected, axis=-1).max(axis=(1, 2))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_onnx_is_jax_over_two_hundred_frames(exports, name):
+    assert "code 0" in exports.printed[name], exports.printed[name] + exports.stderr
+    errors = streamed_errors_cm(exports, f"{name}.onnx", name, batch=2 if "deep" in name else 1)
+    assert errors.max() <= 2e-3
+    assert errors[-50:].max() <= 3 * max(errors[:50].max(), 1e-5)
+
+
+def test_half_precision_is_near_jax(exports):
+    assert "code 0" in exports.printed["fp16"], exports.printed["fp16"] + exports.stderr
+    errors = streamed_errors_cm(exports, "fp16.onnx", "parametric")
+    assert 1e-3 < errors.max() <= 0.1  # and it is another graph
+    types_of = {i.type for i in inputs_of_graph(exports.folder / "fp16.onnx")}
+    assert types_of == {"tensor(float)", "tensor(uint8)", "tensor(int32)", "tensor(bool)"}
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+@pytest.mark.parametrize(("soc", "arch"), [("53", "69"), ("75", "79")])  # XR2 Gen 2 class, and a newer one
+def test_whole_step_compiles_for_a_hexagon_processor(exports, tmp_path, precision, soc, arch):
+    pytest.importorskip("onnxruntime_qnn", reason="needs the extra 'qnn'")
+    compiled = tmp_path / "compiled.onnx"
+    command = [sys.executable, "-c", COMPILE, str(exports.folder / f"{precision}.onnx"), soc, arch, str(compiled)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert [node.op_type for node in onnx.load(compiled, load_external_data=False).graph.node] == ["EPContext"]
+
+
+def inputs_of_graph(path):
+    import onnxruntime as ort
+
+    return ort.InferenceSession(os.fspath(path), providers=["CPUExecutionProvider"]).get_inputs()
+
+
+def test_int8_tells_what_it_costs(exports):
+    printed = exports.printed["int8"]
+    assert "code 0" in printed, printed + exports.stderr
+    assert "MPJPE on data/validation:" in printed and "in int8" in printed
+    model = onnx.load(exports.folder / "int8.onnx")
+    kinds = [node.op_type for node in model.graph.node]
+    assert "QuantizeLinear" in kinds and "DequantizeLinear" in kinds
+    weights = {t.name for t in model.graph.initializer if t.data_type == onnx.TensorProto.INT8}
+    assert len(weights) >= kinds.count("Conv")
+
+
+@pytest.mark.parametrize("file", [*(f"{name}.onnx" for name in MODELS), "fp16.onnx", "int8.onnx", "recorded.onnx"])
+def test_published_graphs_hold_the_post_conditions(exports, file):
+    model = onnx.load(exports.folder / file)
+    onnx_graph.check(model)
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    assert convolutions and all(len(node.input) == 3 for node in convolutions)  # the bias is the folded normalisation
+    kinds = {node.op_type for node in model.graph.node}
+    assert not kinds & {"BatchNormalization", "Einsum", "OneHot", "Shape", "CumSum", "Dropout"}
+    golden = onnx_golden.read(onnx_golden.path_of(exports.folder / file), exports.folder / file)
+    differences = onnx_golden.replay(onnx_session.OnnxSession(exports.folder / file), golden)
+    assert onnx_golden.beyond_tolerance(golden, differences) == []
+    assert not golden["inputs"]["view_valid"].all()
+    assert golden["inputs"]["frame_gap"].max() == 3
+
+
+def test_the_file_says_what_it_is(exports):
+    session = onnx_session.OnnxSession(exports.folder / "parametric.onnx")
+    config, variables = exports.models["parametric"]
+    says = session.metadata
+    assert says["joint_names"] == list(skeleton.JOINT_NAMES)
+    assert says["parents"] == list(skeleton.PARENTS)
+    assert says["camera_order"] == ["left_side", "left_front", "right_front", "right_side"]
+    assert (says["image_size_hw"], says["window"], says["precision"]) == ([32, 32], 6, "fp32")
+    assert (says["image_mean"], says["image_std"], says["opset"]) == (config.image_mean, config.image_std, 20)
+    assert says["checkpoint_sha256"] == onnx_export.variables_sha256(variables)
+    assert says["units"]["length"] == "metre" and "y up" in says["axes"]["world"]
+    model = onnx.load(exports.folder / "parametric.onnx")
+    for described, ports in ((says["inputs"], model.graph.input), (says["outputs"], model.graph.output)):
+        assert [d["name"] for d in described] == [p.name for p in ports]
+        assert [d["shape"] for d in described] == [[d.dim_value for d in p.type.tensor_type.shape.dim] for p in ports]
+        assert all(d["meaning"] for d in described)
+    state = {d["name"] for d in says["inputs"] if d["state"]}
+    assert state == {"cache_keys", "cache_values", "cache_time_left", "previous_T_world_headset", "started"}
+    assert {f"next_{name}" for name in state} <= {d["name"] for d in says["outputs"]}
+
+
+def test_models_have_the_inputs_and_outputs_that_they_need(exports):
+    def ports(name):
+        model = onnx.load(exports.folder / f"{name}.onnx")
+        return {p.name for p in model.graph.input}, {p.name for p in model.graph.output}
+
+    given, made = ports("keypoints")
+    assert "cholesky_m" not in made and "root_rotation" not in made and "joints_world_m" in made
+    given, made = ports("one frame")
+    assert not {name for name in given | made if "cache" in name} and "started" in given
+    given, made = ports("window 1, no poses")
+    assert not {name for name in made if name.startswith("next_")}
+
+
+def test_world_joints_are_the_headset_joints_moved(exports):
+    session = onnx_session.OnnxSession(exports.folder / "parametric.onnx")
+    frame = frames.random_sequence(3, 4, SIZE, 1).inputs(2)
+    outputs = session.step(frame)
+    T = frame["T_world_headset"][0]
+    expected = outputs["joints_headset_m"][0] @ T[:3, :3].T + T[:3, 3]
+    np.testing.assert_allclose(outputs["joints_world_m"][0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("job", "message"),
+    [
+        ("int8 without data", "precision int8 is calibrated on recorded frames"),
+        ("data of another model", r"4 views of (32, 32) pixels, the model takes 2 of (32, 32)"),
+        ("no checkpoint", "no checkpoint here"),
+        ("no directory", "no such directory to write no.onnx to"),
+        ("batch 0", "batch: must be at least 1, got 0"),
+    ],
+)
+def test_user_errors_are_told_and_leave_nothing(exports, job, message):
+    assert "code error: " in exports.printed[job]
+    assert message in exports.printed[job]
+    assert not list(exports.folder.glob("**/no.*"))
+    assert not list(exports.folder.glob("**/*.tmp*"))
+
+
+def test_a_graph_that_is_not_the_model_is_not_published(exports, tmp_path, monkeypatch):
+    """The tracer is replaced by one that hands back another model's graph, as a faulty one might."""
+    config, variables = exports.models["parametric"]
+    other = onnx.load(exports.folder / "parametric.onnx")
+    bias = next(t for t in other.graph.initializer if list(t.dims) == [config.width])
+    bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + 0.01, bias.name))
+    monkeypatch.setattr(onnx_export, "trace", lambda *_: other)
+    with pytest.raises(ValueError, match=r"does not compute what JAX computes: .*joints_.* differs by .*not published"):
+        onnx_export.export(epfv2.EPFv2(config), variables, tmp_path / "no.onnx", image_size_hw=SIZE)
+    assert not list(tmp_path.iterdir())

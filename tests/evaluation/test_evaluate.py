@@ -1,0 +1,136 @@
+"""Evaluation: batching and padding change nothing, the worst frames are the worst, files hold what was measured."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from epfv2_jax.evaluation import evaluate as evaluation
+from epfv2_jax.metrics import pose as metrics
+from epfv2_jax.testing import fakes
+
+
+def oracle(predictions, batch):
+    """Returns a predict_fn that looks the answer up by the headset pose of each clip."""
+    table = {leaf.tobytes(): i for i, leaf in enumerate(batch.frames.T_world_headset)}
+
+    def predict(frames):
+        rows = [table[leaf.tobytes()] for leaf in np.asarray(frames.T_world_headset)]
+        return jax.tree.map(lambda leaf: leaf[np.array(rows)], predictions)
+
+    return predict
+
+
+@pytest.fixture(scope="module")
+def case():
+    batch = fakes.mask_some(fakes.fake_batch(B=5, T=6))
+    return batch, fakes.fake_predictions(batch)
+
+
+def part(batch, a, b):
+    return jax.tree.map(lambda leaf: leaf[a:b], batch)
+
+
+def pad(batch, clips):
+    """Returns `batch` with `clips` more rows that hold garbage and are marked as padding."""
+    extra = part(batch, 0, clips)
+    frames = extra.frames.replace(frame_valid=np.zeros_like(extra.frames.frame_valid))
+    extra = extra.replace(frames=frames, clip_id=np.full_like(extra.clip_id, -1))
+    return jax.tree.map(lambda a, b: np.concatenate([a, b]), batch, extra)
+
+
+def test_batching_and_padding_do_not_matter(case):
+    batch, predictions = case
+    pose = metrics.mean_pose([batch])
+    predict = oracle(predictions, batch)
+    whole = evaluation.evaluate(predict, [batch], pose, keep_worst=2)
+    batches = [part(batch, 0, 2), part(batch, 2, 4), pad(part(batch, 4, 5), 1)]
+    split = evaluation.evaluate(predict, batches, pose, keep_worst=2)
+    assert split.metrics == pytest.approx(whole.metrics, rel=1e-5)
+    assert split.baseline == pytest.approx(whole.baseline, rel=1e-5)
+    assert split.per_joint_cm == pytest.approx(whole.per_joint_cm, rel=1e-5)
+    assert [(e.clip_id, e.frame) for e in split.worst] == [(e.clip_id, e.frame) for e in whole.worst]
+    assert whole.metrics["frames"] == batch.frames.frame_valid.sum()
+
+
+def test_worst_frames_are_the_worst_of_their_clips(case):
+    batch, predictions = case
+    valid = batch.frames.frame_valid[..., None] & batch.targets.joint_valid
+    err = np.linalg.norm(predictions.joints_headset_m - batch.targets.joints_headset_m, axis=-1)
+    frame_err_cm = 100 * np.where(valid, err, 0).sum(-1) / np.maximum(valid.sum(-1), 1)
+    result = evaluation.evaluate(oracle(predictions, batch), [part(batch, i, i + 1) for i in range(5)], keep_worst=3)
+    assert len(result.worst) == 3
+    np.testing.assert_allclose([e.err_cm for e in result.worst], np.sort(frame_err_cm.max(1))[::-1][:3], rtol=1e-5)
+    for e in result.worst:
+        assert e.err_cm == pytest.approx(frame_err_cm[e.clip_id, e.frame], rel=1e-5)
+        np.testing.assert_array_equal(e.images, batch.frames.images[e.clip_id, e.frame])
+        np.testing.assert_array_equal(e.joints_headset_m, predictions.joints_headset_m[e.clip_id, e.frame])
+        np.testing.assert_array_equal(e.rig.T_cam_headset, batch.frames.rig.T_cam_headset[e.clip_id])
+    assert result.baseline is None
+
+
+def test_typical_frames_are_valid_and_from_other_clips(case):
+    batch, predictions = case
+    result = evaluation.evaluate(oracle(predictions, batch), [pad(batch, 2)], keep_worst=2, keep_typical=10)
+    assert len(result.typical) == 3
+    ids = [e.clip_id for e in result.typical]
+    assert len(set(ids)) == 3 and not set(ids) & {e.clip_id for e in result.worst} and -1 not in ids
+    assert all(batch.frames.frame_valid[e.clip_id, e.frame] for e in result.typical)
+
+
+def test_the_sample_is_bounded_and_reaches_the_end_of_the_data():
+    batch = fakes.fake_batch(B=60, T=1)
+    sample = evaluation._Sample(10)
+    sample.add(fakes.fake_predictions(batch), batch, np.ones((60, 1)))
+    ids = [e.clip_id for e in sample.typical(100, set())]
+    assert len(ids) == len(set(ids)) == 10
+    assert max(ids) >= 30
+
+
+def test_a_prediction_that_is_not_a_number_is_worst_and_shows(case):
+    batch, predictions = case
+    joints = predictions.joints_headset_m.copy()
+    batch.targets.joint_valid[2, 3, 5] = True
+    joints[2, 3, 5] = np.nan
+    result = evaluation.evaluate(oracle(predictions.replace(joints_headset_m=joints), batch), [batch], keep_worst=1)
+    assert (result.worst[0].clip_id, result.worst[0].frame) == (2, 3)
+    assert np.isnan(result.metrics["mpjpe_cm"])
+
+
+def test_nothing_to_evaluate(case):
+    batch, predictions = case
+    padding = part(pad(part(batch, 0, 1), 1), 1, 2)
+    with pytest.raises(ValueError, match="no batch holds a valid frame"):
+        evaluation.evaluate(oracle(predictions, batch), [padding])
+    with pytest.raises(ValueError, match="no batch holds a valid frame"):
+        evaluation.evaluate(oracle(predictions, batch), [])
+
+
+def test_json_is_strict_and_complete(case, tmp_path):
+    batch, predictions = case
+    result = evaluation.evaluate(oracle(predictions, batch), [batch], metrics.mean_pose([batch]), keep_worst=1)
+    result.metrics["mpjve_cm"] = float("nan")
+    path = tmp_path / "new" / "metrics.json"
+    evaluation.write_json(result, path, {"checkpoint": "somewhere"})
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    data = json.loads(path.read_text(), parse_constant=refuse)
+    assert data["checkpoint"] == "somewhere"
+    assert data["metrics"]["mpjve_cm"] is None
+    assert data["metrics"]["mpjpe_cm"] == pytest.approx(result.metrics["mpjpe_cm"])
+    assert len(data["per_joint_cm"]) == fakes.J
+    assert data["calibration"][0]["nominal"] == 0.1
+
+
+def test_table_has_the_published_columns_in_their_order(case):
+    batch, predictions = case
+    result = evaluation.evaluate(oracle(predictions, batch), [batch], metrics.mean_pose([batch]))
+    head, model, baseline, ratio = evaluation.format_table(result, "tiny").splitlines()
+    assert head.split() == ["cm", "MPJPE", "MPJVE", "wrist", "shoulder", "leg", "foot", "PA-MPJPE"]
+    assert float(model.split()[1]) == pytest.approx(result.metrics["mpjpe_cm"], abs=0.006)
+    assert float(baseline.split()[2]) == pytest.approx(result.baseline["mpjpe_cm"], abs=0.006)
+    assert float(ratio.split()[1]) == pytest.approx(result.metrics["mpjpe_cm"] / result.baseline["mpjpe_cm"], abs=0.006)
+    assert model.startswith("tiny")

@@ -1,0 +1,211 @@
+"""Recipes: every shipped one is valid, a wrong one is refused by name, and one runs from nothing to pictures."""
+
+import dataclasses
+import importlib.util
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from epfv2_jax import auto_label
+from epfv2_jax.checkpoints import checkpoint
+from epfv2_jax.core import config as config_lib
+from epfv2_jax.experiment import experiment
+from epfv2_jax.testing.fakes import fake_batch
+from epfv2_jax.training import sharding
+
+CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "configs"
+
+
+def recipe(name, *args) -> dict:
+    spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(*args).to_dict()
+
+
+SHIPPED = [
+    ("quickstart",),
+    ("egobody3m_resnet18",),
+    ("egobody3m_mobilenetv4",),
+    *(("teacher_dinov3_vit", variant) for variant in ("s16", "s16plus", "b16", "l16")),
+    ("mocap", "full"),
+    ("mocap", "no_temporal"),
+    ("mocap", "no_projection"),
+    *(("student_egobody3m", variant) for variant in ("resnet18", "mobilenetv4")),
+]
+
+
+def test_every_shipped_recipe_is_in_the_list():
+    assert {path.stem for path in CONFIGS.glob("*.py")} == {name for name, *_ in SHIPPED} | {"als_quickstart"}
+
+
+def test_the_shipped_auto_labelling_recipe_is_valid():
+    config = config_lib.from_mapping(auto_label.AutoLabelConfig, recipe("als_quickstart", "3"))
+    students = auto_label.students(config.student)
+    assert len({student.output_dir for student in students.values()}) == 3
+    assert {student.step.steps for student in students.values()} == {config.student.step.steps}
+    assert students["without_als"].data.pseudo is None and students["als"].loss.distillation_weight == 0
+    assert config.student.data.pseudo.directory == f"{config.unlabelled.directory}/{config.student.data.split}"
+
+
+@pytest.mark.parametrize("args", SHIPPED, ids=":".join)
+def test_shipped_recipes_are_valid(args):
+    config = experiment.parse(recipe(*args))
+    assert config.dataset.conversion.record_frames >= config.evaluation.clip_frames  # else clips are cut short
+    mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
+    sharding.check_batch_size(config.data.batch_size, config.step.accumulation, mesh)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"optimiser": {}}, r"config\.optimiser: unknown key; did you mean optimizer"),
+        ({"model": {"encoder": "resnet19"}}, r"config\.model: encoder: 'resnet19' is not one of .*'resnet18'"),
+        ({"model": {"windw": 3}}, r"config\.model\.windw: unknown key; did you mean window"),
+        ({"data": {"batch_size": 0}}, r"config\.data: batch_size must be at least 1, got 0"),
+        ({"step": {"steps": 1.5}}, r"config\.step\.steps: expected int, got 1.5"),
+    ],
+)
+def test_a_wrong_recipe_is_refused_by_key(change, message):
+    with pytest.raises(ValueError, match=message):
+        experiment.parse({**recipe("quickstart"), **change})
+
+
+def tiny(tmp_path) -> experiment.ExperimentConfig:
+    """The quickstart, shrunk until only its shape is left."""
+    mapping = recipe("quickstart")
+    mapping["output_dir"] = str(tmp_path / "run")
+    mapping["dataset"] |= {"directory": str(tmp_path / "records"), "source_directory": str(tmp_path / "zips")}
+    mapping["dataset"]["synthetic"] |= {"train_sequences": 2, "validation_sequences": 1, "test_sequences": 1}
+    mapping["dataset"]["synthetic"] |= {"frames": 64, "image_width": 40}
+    mapping["dataset"]["conversion"] |= {"image_size_hw": (16, 16), "poor_calibration": "keep"}
+    mapping["data"] |= {"clip_frames": 4, "batch_size": 8}
+    mapping["model"] |= {"width": 16, "heads": 2, "ffn_width": 16, "head_width": 16}
+    mapping["step"]["steps"] = 4
+    mapping["loop"] = {"log_every": 1, "evaluate_every": 2, "checkpoint_every": 2}
+    mapping["evaluation"] = {"pictures": 2}
+    return experiment.parse(mapping)
+
+
+@pytest.mark.slow
+def test_from_nothing_to_pictures_and_again(tmp_path):
+    config = tiny(tmp_path)
+    experiment.prepare_data(config.dataset)
+    experiment.train(config)
+    result = experiment.evaluate(experiment.checkpoint_dir(config), config.dataset.directory, tmp_path / "evaluation")
+    assert np.isfinite(result.metrics["mpjpe_cm"]) and np.isfinite(result.baseline["mpjpe_cm"])
+    written = json.loads((tmp_path / "evaluation" / "metrics.json").read_text())
+    assert written["metrics"]["mpjpe_cm"] == result.metrics["mpjpe_cm"]
+    assert (tmp_path / "evaluation" / "index.html").is_file()
+    # The test sequence has 64 frames, so it is two records: two clips, and a picture of each.
+    assert len(list((tmp_path / "evaluation").glob("worst*.png"))) == 2
+
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text()
+    experiment.prepare_data(config.dataset)
+    experiment.train(config)  # nothing is left to do
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == lines
+
+
+def test_data_that_is_nowhere_is_a_clear_error(tmp_path):
+    dataset = experiment.DatasetConfig(directory=str(tmp_path / "a"), source_directory=str(tmp_path / "b"))
+    with pytest.raises(ValueError, match=r"dataset.directory .*a does not exist, nor do zips .*b\); download"):
+        experiment.prepare_data(dataset)
+
+
+def take_two_steps(config, image_size_hw, T):
+    """Returns (state before, state after) two steps at batch 1: the first of the warm-up has learning rate zero."""
+    mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
+    batch = fake_batch(B=1, T=T, image_hw=image_size_hw)
+    trainable = experiment.build_trainable(config, mesh, batch.frames)
+    state = experiment.initial_state(config, trainable)
+    before = jax.device_get(state)
+    for _ in range(2):
+        state, metrics = trainable.step_fn(state, sharding.put_batch(batch, mesh), trainable.root_key())
+        assert np.isfinite(metrics["loss"])
+    assert int(state.step) == 2
+    return before, jax.device_get(state)
+
+
+def trainable_of(config):
+    """Returns (trainable on one device, a batch) of a configuration at reduced size."""
+    batch = fake_batch(B=1, T=4, image_hw=(16, 16))
+    mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
+    return experiment.build_trainable(config, mesh, batch.frames), sharding.put_batch(batch, mesh)
+
+
+def test_a_run_starts_from_imported_weights(tmp_path):
+    config = tiny(tmp_path)
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, body="keypoints"))
+    start = trainable_of(config)[0].initial_state()
+    rng = np.random.default_rng(0)
+    variables = {
+        name: jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), tree["encoder"])
+        for name, tree in (("params", start.params), ("batch_stats", start.batch_stats))
+    }
+    checkpoint.save_encoder(tmp_path / "weights", "tiny", variables, {})
+    config = dataclasses.replace(config, encoder_weights=str(tmp_path / "weights"))
+    trainable, _ = trainable_of(config)
+    state = experiment.initial_state(config, trainable)
+    for tree, expected in (
+        (state.params, variables["params"]),
+        (state.ema_params, variables["params"]),
+        (state.batch_stats, variables["batch_stats"]),
+    ):
+        jax.tree.map(np.testing.assert_array_equal, tree["encoder"], expected)
+    assert not moved(start.params["refinement_head"], state.params["refinement_head"])
+
+    other = dataclasses.replace(config, model=dataclasses.replace(config.model, encoder="small"))
+    with pytest.raises(ValueError, match=r"holds 'tiny', but model\.encoder is 'small'"):
+        experiment.initial_state(other, trainable)
+    wider = dataclasses.replace(config, encoder_weights=str(tmp_path / "wider"))
+    variables["params"]["conv1"]["kernel"] = np.zeros((7, 7, 3, 32), np.float32)
+    checkpoint.save_encoder(tmp_path / "wider", "tiny", variables, {})
+    with pytest.raises(ValueError, match="params are not those of the model's encoder"):
+        experiment.initial_state(wider, trainable)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("encoder_train", "expected"), [("weights", (True, False)), ("none", (False, False))])
+def test_what_training_may_change_in_the_encoder(tmp_path, encoder_train, expected):
+    config = tiny(tmp_path)
+    changes = {"encoder_train": encoder_train, "body": "keypoints"}  # a body that compiles fast
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, **changes))
+    trainable, batch = trainable_of(config)
+    before = jax.device_get(trainable.initial_state())
+    state = trainable.initial_state()
+    for _ in range(2):
+        state, _ = trainable.step_fn(state, batch, trainable.root_key())
+    changed = tuple(
+        moved(old["encoder"], new["encoder"])
+        for old, new in ((before.params, state.params), (before.batch_stats, state.batch_stats))
+    )
+    assert changed == expected
+    assert moved(before.params["refinement_head"], state.params["refinement_head"])
+
+
+def moved(before, after):
+    """Returns whether any leaf of a tree changed."""
+    return any(jax.tree.leaves(jax.tree.map(lambda a, b: bool(np.any(a != b)), before, after)))
+
+
+@pytest.mark.slow
+def test_the_benchmark_recipe_takes_a_step_on_fake_images():
+    config = experiment.parse(recipe("egobody3m_resnet18"))
+    before, after = take_two_steps(config, config.dataset.conversion.image_size_hw, config.data.clip_frames)
+    assert moved(before.params["encoder"], after.params["encoder"])
+    assert moved(before.params["refinement_head"], after.params["refinement_head"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "args",
+    [("egobody3m_mobilenetv4",), ("teacher_dinov3_vit", "s16plus"), ("teacher_dinov3_vit", "b16")],
+    ids=":".join,
+)
+def test_recipes_with_imported_encoders_take_a_step_at_reduced_size(args):
+    before, after = take_two_steps(experiment.parse(recipe(*args)), (32, 32), 2)
+    assert moved(before.params["encoder"], after.params["encoder"])
+    assert moved(before.params["refinement_head"], after.params["refinement_head"])

@@ -1,0 +1,256 @@
+"""The objective: the densities and differences it is made of, its masks, and that the parts of a batch add up."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from epfv2_jax.core import linalg, masks
+from epfv2_jax.objectives import pose as losses
+from epfv2_jax.testing import fakes
+
+CONFIG = losses.LossConfig()
+
+pose_loss = jax.jit(losses.pose_loss, static_argnums=3)
+loss_and_grad = jax.jit(jax.value_and_grad(losses.pose_loss, has_aux=True), static_argnums=3)
+nll_and_grad = jax.jit(jax.value_and_grad(losses.student_t_nll, argnums=(0, 1)), static_argnums=2)
+
+
+def test_nll_is_scipys_density_up_to_a_constant():
+    rng = np.random.default_rng(0)
+    lower = np.tril(rng.normal(size=(20, 3, 3)))
+    lower[:, range(3), range(3)] = rng.uniform(0.3, 3, (20, 3))
+    delta = rng.normal(0, 2, (20, 3))
+    ours = losses.student_t_nll(jnp.asarray(delta), jnp.asarray(lower), 4.0)
+    reference = [
+        -scipy.stats.multivariate_t.logpdf(d, np.zeros(3), L @ L.T, df=4) for d, L in zip(delta, lower, strict=True)
+    ]
+    difference = np.asarray(ours) - np.asarray(reference)
+    np.testing.assert_allclose(difference, difference[0], atol=2e-5)
+
+
+def test_solve_is_numpys():
+    rng = np.random.default_rng(1)
+    lower = np.tril(rng.normal(size=(7, 3, 3))) + 2 * np.eye(3)
+    b = rng.normal(size=(7, 3))
+    expected = np.linalg.solve(lower, b[..., None])[..., 0]
+    np.testing.assert_allclose(
+        linalg.solve_lower_3x3(jnp.asarray(lower), jnp.asarray(b)), expected, rtol=1e-4, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("diagonal", [1e-2, 1.0, 1e3])
+@pytest.mark.parametrize("off_diagonal", [0.0, -50.0, 50.0])
+@pytest.mark.parametrize("delta", [0.0, 1e-6, 30.0])
+def test_nll_gradient_is_finite_at_the_extremes(diagonal, off_diagonal, delta):
+    lower = diagonal * jnp.eye(3) + off_diagonal * jnp.tril(jnp.ones((3, 3)), -1)
+    value, grads = nll_and_grad(jnp.full(3, delta), lower, 4.0)
+    assert np.isfinite(value)
+    assert all(np.isfinite(g).all() for g in grads)
+
+
+def test_nll_is_least_at_the_scale_of_the_errors():
+    delta = jnp.asarray(scipy.stats.multivariate_t.rvs(np.zeros(3), np.eye(3), df=4, size=4000, random_state=0))
+    scales = np.array([0.5, 0.8, 1.0, 1.25, 2.0])
+    nll = [losses.student_t_nll(delta, jnp.broadcast_to(s * jnp.eye(3), (4000, 3, 3)), 4.0).mean() for s in scales]
+    assert scales[np.argmin(nll)] == 1.0
+
+
+def test_mse_weight_is_a_cosine_between_one_and_the_floor():
+    progress = np.linspace(-0.5, 1.5, 41)
+    w = np.array([losses.mse_weight(p, 0.1) for p in progress])
+    assert w[progress <= 0] == pytest.approx(1.0)
+    assert w[progress >= 1] == pytest.approx(0.1)
+    assert losses.mse_weight(0.5, 0.1) == pytest.approx(0.55)
+    assert (np.diff(w) <= 1e-7).all()
+
+
+def test_masked_nan_reaches_neither_value_nor_gradient():
+    batch = fakes.mask_some(fakes.fake_batch())
+    predictions = fakes.fake_predictions(batch)
+    bad_batch, bad_predictions = fakes.poison(batch, predictions)
+    assert np.isnan(bad_predictions.joints_headset_m).any() and np.isnan(bad_batch.frames.T_world_headset).any()
+
+    (value, _), grads = loss_and_grad(predictions, batch, 0.5, CONFIG)
+    (bad_value, _), bad_grads = loss_and_grad(bad_predictions, bad_batch, 0.5, CONFIG)
+    np.testing.assert_array_equal(bad_value, value)
+    jax.tree.map(np.testing.assert_array_equal, bad_grads, grads)
+    valid = batch.frames.frame_valid[..., None] & batch.targets.joint_valid
+    assert (np.asarray(bad_grads.joints_headset_m)[~valid] == 0).all()
+
+
+def test_unmasked_nan_is_seen():
+    batch = fakes.fake_batch()
+    predictions = fakes.fake_predictions(batch)
+    batch.targets.joint_valid[0, 0, 3] = True
+    predictions.joints_headset_m[0, 0, 3] = np.nan
+    assert np.isnan(pose_loss(predictions, batch, 0.5, CONFIG)[0])
+
+
+def test_a_batch_without_anything_valid_costs_nothing():
+    batch = fakes.fake_batch()
+    batch.frames.frame_valid[:] = False
+    (value, _), grads = loss_and_grad(fakes.fake_predictions(batch), batch, 0.5, CONFIG)
+    assert value == 0
+    assert all((np.asarray(g) == 0).all() for g in jax.tree.leaves(grads))
+
+
+def test_parts_with_the_whole_counts_add_up_to_the_whole():
+    batch = fakes.mask_some(fakes.fake_batch(B=4))
+    predictions = fakes.fake_predictions(batch)
+    counts = losses.term_counts(batch)
+    (whole, terms), whole_grads = loss_and_grad(predictions, batch, 0.3, CONFIG, counts)
+    parts = []
+    for i in range(4):
+        part = jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], (predictions, batch))
+        parts.append(loss_and_grad(*part, 0.3, CONFIG, counts))
+    np.testing.assert_allclose(sum(value for (value, _), _ in parts), whole, rtol=1e-5)
+    joined = jax.tree.map(lambda *leaves: np.concatenate(leaves), *[g for _, g in parts])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-8), joined, whole_grads)
+    summed = jax.tree.map(lambda *leaves: np.sum(leaves), *[t for (_, t), _ in parts])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), summed, terms)
+
+
+def test_loss_is_the_weighted_sum_of_its_terms():
+    batch = fakes.mask_some(fakes.fake_batch())
+    config = losses.LossConfig(position_weight=0.7, jerk_weight=0.4)
+    loss, terms = pose_loss(fakes.fake_predictions(batch), batch, 0.25, config)
+    mean = {name: total / count for name, (total, count) in terms.items()}
+    w_d = losses.mse_weight(0.25, config.mse_weight_floor)
+    expected = 0.7 * (w_d * mean["refined_mse"] + (1 - w_d) * mean["refined_nll"] + mean["proposal_mse"])
+    expected += 0.4 * (mean["refined_jerk"] + mean["proposal_jerk"])
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+
+def with_pseudo(batch, pseudo, seed=5):
+    """The batch with the clips of the mask `pseudo` labelled by a teacher with some uncertainty of its own."""
+    cholesky = fakes.fake_predictions(batch, seed=seed).cholesky_m
+    return batch.replace(targets=batch.targets.replace(pseudo=np.asarray(pseudo), cholesky_m=cholesky))
+
+
+def test_semi_supervised_loss_is_that_of_the_labelled_plus_that_of_the_pseudo_labelled_clips():
+    batch = fakes.mask_some(fakes.fake_batch(B=4))
+    predictions = fakes.fake_predictions(batch)
+    mixed = with_pseudo(batch, [True, False, False, True])
+    config = losses.LossConfig(pseudo_weight=0.3, distillation_weight=0.0)
+    loss, terms = pose_loss(predictions, mixed, 0.4, config)
+    parts = []
+    for clips in ([1, 2], [0, 3]):
+        part = jax.tree.map(lambda leaf, clips=clips: leaf[np.asarray(clips)], (predictions, batch))
+        parts.append(pose_loss(*part, 0.4, config))
+    np.testing.assert_allclose(loss, parts[0][0] + 0.3 * parts[1][0], rtol=1e-5)
+    for name, term in parts[1][1].items():
+        np.testing.assert_allclose(terms[f"pseudo_{name}"], term, rtol=1e-5)
+        np.testing.assert_allclose(terms[name], parts[0][1][name], rtol=1e-5)
+
+
+def test_distillation_is_least_at_the_teachers_uncertainty_and_touches_pseudo_labelled_clips_only():
+    mixed = with_pseudo(fakes.fake_batch(B=3), [True, False, True])
+    predictions = fakes.fake_predictions(mixed)
+    config = losses.LossConfig(distillation_weight=0.5)
+    (loss, terms), grads = loss_and_grad(predictions, mixed, 0.0, config)  # at progress 0 the likelihood has no weight
+    without = pose_loss(predictions, mixed, 0.0, losses.LossConfig(distillation_weight=0.0))[0]
+    total, count = terms["distillation"]
+    np.testing.assert_allclose(loss - without, 0.5 * total / count, rtol=1e-4)
+    valid = np.array([True, False, True])[:, None, None] & mixed.targets.joint_valid
+    assert (np.asarray(grads.cholesky_m)[valid] != 0).any(axis=(-2, -1)).all()
+    assert (np.asarray(grads.cholesky_m)[~valid] == 0).all()
+    same = predictions.replace(cholesky_m=mixed.targets.cholesky_m)
+    assert pose_loss(same, mixed, 0.0, config)[1]["distillation"][0] == 0
+
+
+def test_parts_of_a_mixed_batch_add_up_to_the_whole():
+    mixed = with_pseudo(fakes.mask_some(fakes.fake_batch(B=4)), [False, True, True, False])
+    predictions = fakes.fake_predictions(mixed)
+    counts = losses.term_counts(mixed)
+    whole, _ = pose_loss(predictions, mixed, 0.3, CONFIG, counts)
+    parts = [jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], (predictions, mixed)) for i in range(4)]
+    np.testing.assert_allclose(sum(pose_loss(*part, 0.3, CONFIG, counts)[0] for part in parts), whole, rtol=1e-5)
+
+
+def test_without_uncertainty_progress_does_not_matter():
+    batch = fakes.fake_batch()
+    predictions = fakes.fake_predictions(batch).replace(cholesky_m=None)
+    values = [pose_loss(predictions, batch, p, CONFIG) for p in (0.0, 1.0)]
+    assert values[0][0] == values[1][0]
+    assert "refined_nll" not in values[0][1]
+
+
+def test_jerk_belongs_to_the_world_not_to_the_head():
+    """A body that accelerates evenly has no jerk, however the head turns; seen from the head it would have some."""
+    batch = fakes.fake_batch(B=1, T=8)
+    T_world_headset = batch.frames.T_world_headset
+    t = np.arange(8)[:, None, None] / 30
+    joints_world = fakes.rest_joints() + [0.0, 1.5, 0.0] + 0.4 * t + 2.0 * t**2
+    inverse = np.linalg.inv(T_world_headset[0].astype(np.float64))
+    joints = np.einsum("tab,tjb->tja", inverse[:, :3, :3], joints_world) + inverse[:, None, :3, 3]
+    joints = joints[None].astype(np.float32)
+    in_world = np.abs(losses.jerk(jnp.asarray(joints), jnp.asarray(T_world_headset))).max()
+    in_head = np.abs(losses.jerk(jnp.asarray(joints), jnp.broadcast_to(jnp.eye(4), (1, 8, 4, 4)))).max()
+    assert in_world < 1e-5
+    assert in_head > 1e-2
+
+
+@pytest.mark.parametrize("T", [1, 2, 3])
+def test_clips_too_short_for_a_jerk(T):
+    batch = fakes.fake_batch(T=T)
+    loss, terms = pose_loss(fakes.fake_predictions(batch), batch, 0.5, CONFIG)
+    assert np.isfinite(loss)
+    assert terms["refined_jerk"] == (0, 0)
+
+
+def test_consecutive_frames_end_at_gaps_padding_and_invalid_joints():
+    frame_valid = np.ones((1, 10), bool)
+    frame_valid[0, 9:] = False
+    frame_gap = np.ones((1, 10), int)
+    frame_gap[0, 0] = 7  # before the first frame: no matter
+    frame_gap[0, 5] = 2
+    joint_valid = np.ones((1, 10, 2), bool)
+    joint_valid[0, 1, 1] = False
+    for order in (1, 3):
+        mask = np.asarray(masks.consecutive(*map(jnp.asarray, (frame_valid, frame_gap, joint_valid)), order))
+        assert mask.shape == (1, 10 - order, 2)
+        for t in range(10 - order):
+            unbroken = not (t < 5 <= t + order) and t + order < 9
+            assert mask[0, t, 0] == unbroken
+            assert mask[0, t, 1] == (unbroken and not t <= 1 <= t + order)
+
+
+def test_order_of_clips_and_joints_does_not_matter():
+    batch = fakes.mask_some(fakes.fake_batch())
+    predictions = fakes.fake_predictions(batch)
+    whole = pose_loss(predictions, batch, 0.5, CONFIG)[0]
+    order = np.random.default_rng(0).permutation(fakes.J)
+    targets = jax.tree.map(lambda leaf: leaf[::-1][:, :, order], batch.targets)
+    shuffled = jax.tree.map(lambda leaf: leaf[::-1], batch).replace(targets=targets)
+    moved = jax.tree.map(lambda leaf: leaf[::-1][:, :, order], predictions)
+    np.testing.assert_allclose(pose_loss(moved, shuffled, 0.5, CONFIG)[0], whole, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("position_weight", -1.0),
+        ("jerk_weight", float("nan")),
+        ("distillation_weight", -1.0),
+        ("nll_degrees_of_freedom", 0.0),
+        ("unit_m", float("inf")),
+        ("mse_weight_floor", 1.5),
+    ],
+)
+def test_bad_config_names_the_field(field, value):
+    with pytest.raises(ValueError, match=field):
+        losses.LossConfig(**{field: value})
+
+
+def test_eight_devices_give_the_loss_and_gradient_of_one():
+    batch = fakes.mask_some(fakes.fake_batch(B=8))
+    predictions = fakes.fake_predictions(batch)
+    (one, _), grads = loss_and_grad(predictions, batch, 0.3, CONFIG)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    (eight, _), split_grads = loss_and_grad(*jax.device_put((predictions, batch), split), 0.3, CONFIG)
+    assert len(jax.tree.leaves(split_grads)[0].sharding.device_set) == 8
+    np.testing.assert_allclose(eight, one, rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-8), split_grads, grads)
