@@ -1,11 +1,11 @@
-"""Size, multiplications and time of the encoders on one thread, beside timm's (PyTorch, channels last).
+"""Measures size, FLOPs and time of the encoders on one thread, beside timm's (PyTorch, channels last).
 
 Command:  python benchmarks/encoders.py [--encoders resnet18 dinov3_vits16] [--size 256] [--images 1] [--repeats 5]
 
 timm's model takes one channel too and is cut where ours ends: no classifier, no pooling. FLOPs are two for each
 multiplication in convolutions and matrix products of the forward pass; ours are counted in the traced program, timm's
 by PyTorch's counter. "forward" is inference, "both" forward and backward pass of a training step with batch statistics,
-down to the gradients of the parameters. Calls alternate, so that other load on the machine meets both alike; a ratio
+down to the gradients of the parameters. Calls alternate, so that other load on the machine slows both alike; a ratio
 (ours / timm's; below 1 ours is faster) is the median of the ratios of neighbouring calls, of wall time and of CPU time.
 Needs torch and timm for timm's columns; without them they stay empty.
 """
@@ -77,10 +77,11 @@ def ours(name: str, images: np.ndarray) -> tuple[int, int, Calls]:
     statistics = {key: tree for key, tree in variables.items() if key != "params"}
 
     def loss(params, x):
-        features, updated = encoder.apply({**statistics, "params": params}, x, True, mutable=["batch_stats"])
-        return jnp.square(features).mean(), updated
+        maps, updated = encoder.apply({**statistics, "params": params}, x, True, mutable=["batch_stats"])
+        return jnp.square(maps[-1]).mean(), updated
 
-    forward, both = jax.jit(encoder.apply), jax.jit(jax.value_and_grad(loss, has_aux=True))
+    forward = jax.jit(lambda variables, x: encoder.apply(variables, x)[-1])  # all that timm's trunk returns
+    both = jax.jit(jax.value_and_grad(loss, has_aux=True))
     calls = (
         lambda: jax.block_until_ready(forward(variables, x)),
         lambda: jax.block_until_ready(both(params, x)),

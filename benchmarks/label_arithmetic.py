@@ -1,13 +1,13 @@
-"""What a label pass over tens of millions of frames takes: measured here per frame, multiplied out for cited chips.
+"""Extrapolates what a label pass over tens of millions of frames takes, from measurements of one frame.
 
-Command:  taskset -c 0 python benchmarks/label_arithmetic.py --records DIR [--frames 70e6] [--unit_frames 8192]
+Command:  taskset -c 0 python benchmarks/label_arithmetic.py --data DIR [--frames 70e6] [--unit_frames 8192]
 
 Measured, as CPU time so that other load on the machine matters little: what a host does for a frame of the records DIR
-(one split), namely read, check, unpack, decode and put into batches; and write, read back and check a row of labels.
-Decoding alone as well. Counted: bytes of a frame in DIR; frames read and computed for each that is published (warm-up,
-and slots that wait for others), for sequences of 200 to 2,400 frames; FLOPs of the teachers in convolutions and matrix
-products, traced at the size of the images. Cited: peaks of the chips (epfv2_jax/training/accounting.py).
-Assumed: the share of the peak that a teacher reaches (--utilisation); nobody has measured it yet.
+(one split), that is read, check, unpack, decode and batch it; write, read back and check a row of labels; and decoding
+alone. Counted: bytes of a frame in DIR; frames read and computed for each published frame (warm-up and idle slots), for
+sequences of 200 to 2,400 frames; FLOPs of the teachers in convolutions and matrix products, traced at the size of the
+images. Cited: peaks of the chips (epfv2_jax/profiling/cost.py). Assumed, because it has not been measured: the share of
+the peak that a teacher reaches (--utilisation).
 """
 
 import os
@@ -29,14 +29,12 @@ import jax
 import label_pass
 import numpy as np
 
+from epfv2_jax import structs
+from epfv2_jax.autolabel import cutting, worker
 from epfv2_jax.autolabel import plan as plan_lib
-from epfv2_jax.autolabel import worker
-from epfv2_jax.data import records, rig
-from epfv2_jax.data.labels import labels
-from epfv2_jax.geometry.skeleton import NUM_JOINTS
-from epfv2_jax.models.epfv2 import model as epfv2
-from epfv2_jax.profiling import cost as accounting
-from epfv2_jax.structs import Frames
+from epfv2_jax.data import labels, records
+from epfv2_jax.models import base
+from epfv2_jax.profiling import cost
 
 TEACHERS = ("dinov3_vitb16", "dinov3_vitl16")
 CHIPS = ("v5e", "v5p", "v6e")
@@ -54,8 +52,8 @@ def cpu_seconds(call: Callable[[], None], repeats: int = 15) -> float:
 
 
 def make_plan(folder: pathlib.Path, data: records.Records, config: plan_lib.PassConfig) -> plan_lib.Plan:
-    """Returns the plan to label `data`, written below `folder`. Reading does not depend on the teacher: a tiny one."""
-    label_pass.write_teacher(folder / "teacher", "tiny", data.image_size_hw[0])
+    """Returns the plan to label `data`, written below `folder`. Its teacher is tiny: reading does not depend on it."""
+    label_pass.write_teacher(folder / "teacher", "small", data.image_size_hw[0])
     return plan_lib.write_plan(folder / "out", plan_lib.make_plan(data.directory, folder / "teacher", config))
 
 
@@ -75,10 +73,10 @@ def reading_seconds(folder: pathlib.Path, data: records.Records, plan: plan_lib.
     return (cpu_seconds(read) + cpu_seconds(check)) / data.num_frames
 
 
-def writing_seconds(folder: pathlib.Path, unit_frames: int) -> tuple[float, float]:
+def writing_seconds(folder: pathlib.Path, unit_frames: int, num_joints: int) -> tuple[float, float]:
     """Returns (CPU time, bytes) for each row of labels."""
     n, rng = label_pass.RECORD_FRAMES, np.random.default_rng(0)
-    rows = {name: rng.normal(size=shape).astype(np.float32) for name, shape in labels.row_shapes(NUM_JOINTS, n).items()}
+    rows = {name: rng.normal(size=shape).astype(np.float32) for name, shape in labels.row_shapes(num_joints, n).items()}
     run = labels.LabelRun(
         plan_sha256="0" * 64,
         teacher_sha256="0" * 64,
@@ -97,7 +95,7 @@ def writing_seconds(folder: pathlib.Path, unit_frames: int) -> tuple[float, floa
 def overhead(plan: plan_lib.Plan) -> tuple[float, float]:
     """Returns (frames read, frames in the teacher's batches) for each published frame of a plan of long data.
 
-    Warm-up frames are read and computed more than once; a slot that waits for others is computed in vain.
+    Warm-up frames are read and computed more than once; idle slots are computed too.
     """
     n, entries = label_pass.RECORD_FRAMES, []
     for i, length in enumerate(np.random.default_rng(0).integers(*SEQUENCE_FRAMES, 500).tolist()):
@@ -105,41 +103,32 @@ def overhead(plan: plan_lib.Plan) -> tuple[float, float]:
             records.RecordEntry(sequence=f"{i:05d}", first_frame=first, num_frames=min(n, length - first))
             for first in range(0, length, n)
         ]
-    units, streams = plan_lib.cut(entries, plan_lib.warmup_frames(epfv2.ModelConfig()), plan.config)
+    units, streams = cutting.cut(entries, label_pass.build("small").history, plan.config)
     plan = dataclasses.replace(plan, units=units, streams=streams)
-    batches = [batch for i in range(plan.num_units) for batch in plan_lib.schedule(plan.unit(i), entries, plan.config)]
+    batches = [batch for i in range(plan.num_units) for batch in cutting.schedule(plan.unit(i), entries, plan.config)]
     read = sum(chunk.stop - chunk.start for batch in batches for chunk in batch if chunk is not None)
     return read / units[:, 2].sum(), len(batches) * plan.config.slots * plan.config.chunk_frames / units[:, 2].sum()
 
 
-def teacher_flops(encoder: str, size_hw: tuple[int, int], num_views: int, chunk_frames: int) -> float:
+def teacher_flops(encoder: str, size_hw: tuple[int, int], chunk_frames: int) -> float:
     """Returns the FLOPs for each frame of all views."""
-    model = epfv2.EPFv2(epfv2.ModelConfig(encoder=encoder, num_views=num_views))
-    T, V = chunk_frames, num_views
-    frames = Frames(
-        images=np.zeros((1, T, V, *size_hw), np.uint8),
-        rig=jax.tree.map(lambda x: np.asarray(x)[None], rig.upright(rig.default_rig(), size_hw)),
-        T_world_headset=np.zeros((1, T, 4, 4), np.float32),
-        view_valid=np.ones((1, T, V), bool),
-        frame_valid=np.ones((1, T), bool),
-        frame_gap=np.ones((1, T), np.int32),
-    )
-    variables = jax.eval_shape(model.init, jax.random.key(0), frames)
+    model = label_pass.build(encoder)
+    frames = structs.blank_frames(1, chunk_frames, model.layout.num_views, size_hw)
     step = functools.partial(model.apply, method="step")
-    traced = jax.make_jaxpr(step)(variables, frames, epfv2.initial_state(model.config, 1))
-    return encoders.count_flops(traced.jaxpr) / T
+    traced = jax.make_jaxpr(step)(base.abstract_variables(model, frames), frames, model.initial_state(1))
+    return encoders.count_flops(traced.jaxpr) / chunk_frames
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--records", required=True)
+    parser.add_argument("--data", required=True, help="directory of records, one split")
     parser.add_argument("--frames", type=float, default=70e6)
     parser.add_argument("--unit_frames", type=int, default=plan_lib.PassConfig().unit_frames)
     parser.add_argument("--utilisation", type=float, nargs="+", default=[0.3, 0.5])
     args = parser.parse_args()
 
     config = plan_lib.PassConfig(unit_frames=args.unit_frames)
-    data = records.open_records(args.records)
+    data = records.open_records(args.data)
     run, size_hw, views = data[0], data.image_size_hw, data.num_views
     frame_bytes = sum(shard.num_bytes for shard in data.manifest.shards) / data.num_frames
     decoding = cpu_seconds(lambda: records.decode_images(run)) / run.view_valid.sum()
@@ -147,7 +136,7 @@ def main() -> None:
         folder = pathlib.Path(name)
         plan = make_plan(folder, data, config)
         reading = reading_seconds(folder, data, plan)
-        writing, row_bytes = writing_seconds(folder, config.unit_frames)
+        writing, row_bytes = writing_seconds(folder, config.unit_frames, data.skeleton.num_joints)
         read, computed = overhead(plan)
     print(f"one frame, {views} views of {size_hw[0]}x{size_hw[1]}:")
     print(f"  {frame_bytes / 1e3:.1f} kB in the records, {row_bytes:.0f} bytes of labels")
@@ -165,9 +154,9 @@ def main() -> None:
     print("| teacher | GFLOP a frame | chip | frames/s | chip hours | seconds a unit | host cores | read, MB/s |")
     print("|---|---|---|---|---|---|---|---|")
     for teacher in TEACHERS:
-        flops = computed * teacher_flops(teacher, size_hw, views, config.chunk_frames)
+        flops = computed * teacher_flops(teacher, size_hw, config.chunk_frames)
         for chip in CHIPS:
-            fps = np.array(args.utilisation) * accounting.CHIPS[chip].peak_bf16_flops / flops
+            fps = np.array(args.utilisation) * cost.CHIPS[chip].peak_bf16_flops / flops
             columns = (
                 (fps, 0),
                 (args.frames / fps / 3600, 0),

@@ -1,16 +1,16 @@
-"""What the label pass costs beside the bare teacher, how it scales with processes, restarts, and keeps its memory.
+"""Measures a label pass: its overhead over the bare teacher, scaling with processes, restarts, memory and planning.
 
 Command:  python benchmarks/label_pass.py [teacher] [scaling] [restart] [memory] [planning] [--repeats 5] [--size 128]
 
 teacher   frames/s of the pass (read, decode, label, write, publish) against the bare compiled teacher on the same
           batches, decoded beforehand; calls alternate, the ratio is the median of the ratios of neighbours.
-scaling   frames/s of two processes, each pinned to its core, against one on one core; each labels its own units, and
-          all start labelling at the same moment, compiled and warm. Alternating, median.
+scaling   frames/s of two processes, each pinned to its own core, against one on one core; each labels its own units,
+          and all start labelling at the same moment, compiled and warm. Alternating, median.
 restart   seconds from the start of a process until it has published a new unit, with none and with nearly all done.
 memory    resident memory of a process after 10 and after 1,000 units of 4 frames.
 planning  seconds to cut and write a plan of 100,000 units.
 
-Without a name, all of them. Random images in JPEG; a teacher with random weights.
+Without a name, runs all of them. Random images in JPEG; a teacher with random weights.
 """
 
 import os
@@ -31,23 +31,32 @@ import time
 import jax
 import numpy as np
 
+from epfv2_jax import models, structs
+from epfv2_jax.autolabel import cutting, worker
 from epfv2_jax.autolabel import plan as plan_lib
-from epfv2_jax.autolabel import worker
-from epfv2_jax.checkpoints import checkpoint
+from epfv2_jax.autolabel.identity import RecordsIdentity, TeacherIdentity
+from epfv2_jax.checkpoints import About, CheckpointWriter
 from epfv2_jax.core import config as config_lib
-from epfv2_jax.data import images, records, rig
-from epfv2_jax.data.labels import labels
-from epfv2_jax.geometry.skeleton import NUM_JOINTS
-from epfv2_jax.models.epfv2 import model as epfv2
-from epfv2_jax.structs import Frames
+from epfv2_jax.core import files
+from epfv2_jax.data import images, labels, records, rig
+from epfv2_jax.geometry import layout, skeleton
+from epfv2_jax.models.base import PoseModel
+from epfv2_jax.models.epfv2.model import EPFv2Config
 
 RECORD_FRAMES = 64
+
+
+def record_spec(size: int) -> records.RecordSpec:
+    """Returns what the manifest says of records with square images."""
+    return records.RecordSpec(
+        image_size_hw=(size, size), camera_model="fisheye", skeleton=skeleton.EGOBODY3M, layout=layout.EGOBODY3M
+    )
 
 
 def write_records(folder: pathlib.Path, size: int, num_records: int, record_frames: int) -> None:
     """Writes records of one sequence each, all with the same noise that JPEG can compress."""
     rng = np.random.default_rng(0)
-    rig_ = jax.tree.map(np.asarray, rig.upright(rig.default_rig(), (size, size)))
+    rig_ = jax.tree.map(np.asarray, rig.upright(rig.default_rig(), layout.EGOBODY3M, (size, size)))
     coarse = rng.integers(0, 255, (8, 16, 16), np.uint8)
     jpegs = [images.encode_grey(images.resize(image, (size, size))) for image in coarse]
     run = records.FrameRun(
@@ -56,30 +65,33 @@ def write_records(folder: pathlib.Path, size: int, num_records: int, record_fram
         frame_index=np.arange(record_frames, dtype=np.int32),
         jpegs=tuple(tuple(jpegs[(i + v) % 8] for v in range(4)) for i in range(record_frames)),
         T_world_headset=np.tile(np.eye(4, dtype=np.float32), (record_frames, 1, 1)),
-        joints_world_m=np.zeros((record_frames, NUM_JOINTS, 3), np.float32),
-        joint_valid=np.zeros((record_frames, NUM_JOINTS), bool),
+        joints_world_m=np.zeros((record_frames, skeleton.EGOBODY3M.num_joints, 3), np.float32),
+        joint_valid=np.zeros((record_frames, skeleton.EGOBODY3M.num_joints), bool),
         view_valid=np.ones((record_frames, 4), bool),
         rig=rig_,
     )
     runs = (dataclasses.replace(run, sequence=f"{i:05d}") for i in range(num_records))
     shard = records.write_shard(folder / "a.arrayrecord", runs)
-    manifest = records.Manifest(split="train", image_size_hw=(size, size), num_views=4, shards=(shard,))
+    manifest = records.Manifest(split="train", spec=record_spec(size), shards=(shard,))
     records.write_manifest(folder, manifest)
+
+
+def build(encoder: str) -> PoseModel:
+    """Returns the teacher with an encoder."""
+    return models.build(EPFv2Config(encoder=encoder), skeleton.EGOBODY3M, layout.EGOBODY3M)
 
 
 def write_teacher(folder: pathlib.Path, encoder: str, size: int) -> None:
     """Writes a checkpoint of a model with random weights."""
-    config = epfv2.ModelConfig(encoder=encoder)
-    frames = Frames(
-        images=np.zeros((1, 1, 4, size, size), np.uint8),
-        rig=jax.tree.map(lambda x: np.asarray(x)[None], rig.upright(rig.default_rig(), (size, size))),
-        T_world_headset=np.eye(4, dtype=np.float32)[None, None],
-        view_valid=np.ones((1, 1, 4), bool),
-        frame_valid=np.ones((1, 1), bool),
-        frame_gap=np.ones((1, 1), np.int32),
+    model = build(encoder)
+    variables = jax.jit(model.init)(jax.random.key(0), structs.blank_frames(1, 1, 4, (size, size)))
+    about = About(
+        experiment={"model": config_lib.to_mapping(model.config)},
+        skeleton=model.skeleton,
+        layout=model.layout,
+        image_size_hw=(size, size),
     )
-    variables = jax.jit(epfv2.EPFv2(config).init)(jax.random.key(0), frames)
-    with contextlib.closing(checkpoint.CheckpointWriter(folder, {"model": config_lib.to_mapping(config)})) as writer:
+    with contextlib.closing(CheckpointWriter(folder, about)) as writer:
         writer.save(1, {"step": np.zeros(())}, variables, {})
 
 
@@ -88,7 +100,7 @@ def make_pass(folder: pathlib.Path, args: argparse.Namespace, units: int, unit_f
     out, source, teacher = folder / "out", folder / "records", folder / "teacher"
     record_frames = min(RECORD_FRAMES, unit_frames)
     source.mkdir(parents=True)
-    size, encoder = (16, "tiny") if unit_frames < RECORD_FRAMES else (args.size, args.encoder)
+    size, encoder = (16, "small") if unit_frames < RECORD_FRAMES else (args.size, args.encoder)
     write_records(source, size, units * unit_frames // record_frames, record_frames)
     write_teacher(teacher, encoder, size)
     config = plan_lib.PassConfig(unit_frames=unit_frames, slots=slots, chunk_frames=min(16, record_frames))
@@ -189,7 +201,7 @@ def bench_scaling(folder: pathlib.Path, args: argparse.Namespace) -> None:
 
 def bench_restart(folder: pathlib.Path, args: argparse.Namespace) -> None:
     out, *inputs = make_pass(folder, args, units=1000, unit_frames=4, slots=1)
-    names = ("--out", "--records", "--teacher")
+    names = ("--out", "--data", "--checkpoint")
     command = [sys.executable, "-m", "epfv2_jax.pseudo_label", "run"]
     command += [text for pair in zip(names, (out, *inputs), strict=True) for text in pair]
     subprocess.run(command, check=True, capture_output=True)
@@ -232,23 +244,21 @@ def bench_planning(folder: pathlib.Path, args: argparse.Namespace) -> None:
             for i in range(20)
         ),
     )
-    manifest = records.Manifest(split="train", image_size_hw=(64, 64), num_views=4, shards=(shard,))
+    manifest = records.Manifest(split="train", spec=record_spec(64), shards=(shard,))
     records.write_manifest(folder, manifest)
     start = time.perf_counter()
     entries = records.read_manifest(folder).shards[0].records
     config = plan_lib.PassConfig(unit_frames=64, slots=1)
-    units, streams = plan_lib.cut(entries, plan_lib.warmup_frames(epfv2.ModelConfig()), config)
-    identity = plan_lib.RecordsIdentity(
-        manifest_sha256=plan_lib.manifest_sha256(folder),
+    units, streams = cutting.cut(entries, build("small").history, config)
+    identity = RecordsIdentity(
+        manifest_sha256=files.sha256(folder / records.MANIFEST_NAME),
         split="train",
         num_records=len(entries),
         num_frames=64 * len(entries),
-        num_views=4,
-        image_size_hw=(64, 64),
-        camera_model="fisheye",
+        spec=record_spec(64),
         shards=(),
     )
-    teacher = plan_lib.TeacherIdentity(sha256="", step=0, model=epfv2.ModelConfig())
+    teacher = TeacherIdentity(sha256="", step=0, model={}, with_uncertainty=True)
     plan = plan_lib.Plan(
         package_version="", records=identity, teacher=teacher, config=config, units=units, streams=streams
     )

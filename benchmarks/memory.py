@@ -1,28 +1,27 @@
-"""What remat, scan over layers, donation and bfloat16 save in the training step of the ViT-L teacher, 16 frames a clip.
+"""Measures what remat, layer scan, donation and bfloat16 save in the training step of the ViT-L teacher, 16 frames.
 
 Command:  python benchmarks/memory.py [--topology v5p:4x4x2] [--rows none remat all]
 
-Compiles the step of configs/teacher_dinov3_vit.py:l16 for TPUs that are not there (extra `tpu`); runs nothing. Each row
-is one compilation: without any of the four, with each alone, with all, with all but each. Memory and FLOPs are those of
-one device; "peak" is arguments, temporaries, the program and outputs that take no argument's place; ratios are to the
-first row. Seconds are CPU time of tracing and compiling. A row that the compiler refuses says why.
+Compiles the step of configs/teacher_dinov3_vit.py:l16 for TPUs on a machine without one (extra `tpu`); runs nothing.
+Each row is one compilation: with none of the four, with each alone, with all, with all but one. Memory and FLOPs are
+those of one device; "peak" is arguments, temporaries, the program and outputs that reuse no argument's memory; ratios
+are to the first row. Seconds are CPU time of tracing and compiling. A row that the compiler refuses says why.
 """
 
 import argparse
 import dataclasses
 import pathlib
-import runpy
 import time
 
 import jax
-import numpy as np
 from jax.sharding import NamedSharding
 
-from epfv2_jax import dry_run, structs
-from epfv2_jax.experiment import experiment
+from epfv2_jax import structs
+from epfv2_jax.core import sharding
+from epfv2_jax.experiment import dry_run, recipe
+from epfv2_jax.experiment.config import ExperimentConfig
 from epfv2_jax.profiling import aot
 from epfv2_jax.profiling import cost as accounting
-from epfv2_jax.training import sharding
 
 RECIPE = pathlib.Path(__file__).parents[1] / "configs" / "teacher_dinov3_vit.py"
 MEASURES = ("remat", "scan", "donation", "bf16")
@@ -34,10 +33,8 @@ ROWS = {
 }
 
 
-def lower(
-    config: experiment.ExperimentConfig, measures: tuple[str, ...], mesh: jax.sharding.Mesh
-) -> jax.stages.Lowered:
-    """Returns the step that `experiment.train` compiles for `config`, with these measures and no others."""
+def lower(config: ExperimentConfig, measures: tuple[str, ...], mesh: jax.sharding.Mesh) -> jax.stages.Lowered:
+    """Returns the step that training compiles for `config`, with these measures and no others."""
     model = dataclasses.replace(
         config.model,
         remat="remat" in measures,
@@ -46,8 +43,7 @@ def lower(
     )
     config = dataclasses.replace(config, model=model)
     batch: structs.Batch = dry_run.abstract_batch(config, config.data.total_batch_size)
-    one = jax.tree.map(lambda leaf: np.zeros((1, *leaf.shape[1:]), leaf.dtype), batch.frames)
-    trainable = experiment.build_trainable(config, mesh, one)
+    trainable = dry_run.trainable(config, mesh)
     step, state = trainable.step_fn, trainable.abstract_state
     if "donation" not in measures:
         shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
@@ -67,7 +63,7 @@ def main() -> None:
     args = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")
 
-    config = experiment.parse(runpy.run_path(str(RECIPE))["get_config"]("l16").to_dict())
+    config = recipe.load(ExperimentConfig, f"{RECIPE}:l16")
     devices = aot.topology_devices(args.topology)
     mesh = sharding.make_mesh(config.mesh, devices)
     clips = config.data.total_batch_size / len(devices)

@@ -1,10 +1,10 @@
-"""Latency of exported graphs in ONNX Runtime, one thread, beside the same encoders exported from torch.
+"""Measures the latency of exported graphs in ONNX Runtime, one thread, beside the same encoders exported from torch.
 
 Command:  python benchmarks/onnx_latency.py [--torch_python PYTHON] [--size 256] [--repeats 30] [--encoders NAME ...]
 
-Graphs of one line are called in turn, so that other load on the machine meets all alike; a ratio is the median of the
-ratios of neighbouring calls. Weights are random. Torch exports in a process of its own: PYTHON needs torch, onnxscript,
-timm and torchvision; without it the lines that compare with torch are left out.
+The graphs of one line are called in turn, so that other load on the machine slows all of them alike; a ratio is the
+median of the ratios of neighbouring calls. Weights are random. Torch exports in a process of its own: PYTHON needs
+torch, onnxscript, timm and torchvision; without it the lines that compare with torch are left out.
 """
 
 import os
@@ -22,12 +22,14 @@ import jax
 import numpy as np
 import onnx
 
-from epfv2_jax.deploy import exporter as onnx_export
-from epfv2_jax.deploy import frames
-from epfv2_jax.deploy import graph as onnx_graph
-from epfv2_jax.deploy.rules import rules as onnx_rules
+from epfv2_jax import structs
+from epfv2_jax.deploy import exporter, gates, rules, sequences, trace
+from epfv2_jax.deploy.graph import Graph
+from epfv2_jax.deploy.signature import Tensor
+from epfv2_jax.geometry import layout, skeleton
+from epfv2_jax.models import base
 from epfv2_jax.models.encoders import ENCODERS
-from epfv2_jax.models.epfv2 import model as epfv2
+from epfv2_jax.models.epfv2.model import EPFv2, EPFv2Config
 
 VIEWS = 4
 #: Largest ratio wanted of an encoder exported from here against the same one exported from torch.
@@ -38,7 +40,7 @@ WHOLE_LIMIT = 1.08
 #: Of the whole step on two views in the four-view encoder's time: 0.65 of EgoPoseFormer v1's, which takes 0.84 of it.
 TWO_VIEWS_LIMIT = 0.65 * 0.84
 
-# Run by the other interpreter: writes NAME.torch.onnx for each name, the network that the encoder of that name is.
+# Run by the other interpreter: writes NAME.torch.onnx, the same network as the encoder NAME, for each name.
 TORCH_EXPORT = """
 import sys, torch
 folder, views, size, names = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]
@@ -92,28 +94,29 @@ def random_like(shapes, seed: int = 0):
 
 
 def export_encoder(name: str, size: int, path: pathlib.Path) -> None:
-    """Writes the encoder alone: images (V, 1, H, W) -> features (V, h, w, C), as it stands in a whole graph."""
+    """Writes the encoder alone: images (V, 1, H, W) -> features (V, h, w, C), as in a whole graph."""
     encoder = ENCODERS[name]()
     images = jax.ShapeDtypeStruct((VIEWS, size, size, 1), np.float32)
     variables = random_like(jax.eval_shape(encoder.init, jax.random.key(0), images))
-    tensor = onnx_export.Tensor(name="images", shape=(VIEWS, 1, size, size), dtype="float32", meaning="normalised")
-    model = onnx_export.trace(
-        lambda x: encoder.apply(variables, x.reshape(VIEWS, size, size, 1)), [tensor], ["features"]
+    tensor = Tensor(name="images", shape=(VIEWS, 1, size, size), dtype="float32", meaning="normalised")
+    model = trace.to_onnx(
+        lambda x: encoder.apply(variables, x.reshape(VIEWS, size, size, 1))[-1], [tensor], ["features"]
     )
-    graph = onnx_graph.Graph(model)
-    onnx_rules.simplify(graph)
+    graph = Graph(model)
+    rules.simplify(graph)
     exported = graph.model()
-    onnx_graph.check(exported)
+    gates.check(exported)
     onnx.save(exported, path)
 
 
 def export_step(name: str, size: int, path: pathlib.Path, views: int = VIEWS) -> None:
-    """Writes the whole streaming step, proven against JAX."""
-    config = epfv2.ModelConfig(encoder=name, num_views=views)
-    model = epfv2.EPFv2(config)
-    onnx_export.export(
-        model, random_like(onnx_export.variable_shapes(model, (size, size))), path, image_size_hw=(size, size)
+    """Writes the whole streaming step, compared with JAX."""
+    rig = layout.RigLayout(
+        name="benchmark", view_names=tuple(f"view_{v}" for v in range(views)), upright_turns=(0,) * views
     )
+    model = EPFv2(EPFv2Config(encoder=name), skeleton.EGOBODY3M, rig)
+    shapes = base.abstract_variables(model, structs.blank_frames(1, 1, views, (size, size)))
+    exporter.export(model, random_like(shapes), path, image_size_hw=(size, size))
 
 
 def session(path: pathlib.Path) -> Callable[[], object]:
@@ -127,7 +130,7 @@ def session(path: pathlib.Path) -> Callable[[], object]:
     rng = np.random.default_rng(0)
     inputs = {}
     _, views, size, _ = opened.get_inputs()[0].shape
-    given = frames.random_sequence(1, views, (size, size), 1).inputs(0)
+    given = sequences.random_sequence(1, views, (size, size), 1).inputs(0)
     for spec in opened.get_inputs():
         if spec.type == "tensor(float)" and len(opened.get_inputs()) == 1:
             inputs[spec.name] = rng.normal(size=spec.shape).astype(np.float32)
@@ -155,7 +158,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--encoders", nargs="+", default=list(ENCODER_LIMITS), choices=list(ENCODER_LIMITS))
-    parser.add_argument("--keep", help="folder for the graphs; those that lie there already are used")
+    parser.add_argument("--keep", help="folder for the graphs; those that are there already are used")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(args.keep or temporary)

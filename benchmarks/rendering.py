@@ -1,6 +1,8 @@
-"""Four-view frames rendered a second at the quickstart's resolution: taskset -c 0,1 python benchmarks/rendering.py
+"""Measures four-view frames rendered a second, and whole sequences with motion, projections, JPEG and zip.
 
-Rendering alone, and whole sequences with motion, projections, JPEG and zip; after compilation, best of the repetitions.
+Command:  taskset -c 0,1 python benchmarks/rendering.py [--image_width 80] [--frames 96] [--repetitions 3]
+
+After compilation, best of the repetitions.
 """
 
 import argparse
@@ -10,7 +12,8 @@ import time
 
 import jax
 
-from epfv2_jax.data.synthetic import renderer, writer
+from epfv2_jax.data.synthetic import renderer, sequence, writer
+from epfv2_jax.data.synthetic.config import SyntheticConfig
 
 
 def main() -> None:
@@ -19,18 +22,18 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=96)
     parser.add_argument("--repetitions", type=int, default=3)
     args = parser.parse_args()
-    config = writer.SyntheticConfig(frames=args.frames, image_width=args.image_width)
+    config = SyntheticConfig(frames=args.frames, image_width=args.image_width)
     rig = renderer.scaled_rig(config.image_width)
     rays = jax.device_put(renderer.make_rays(rig))
     rendering_s, whole_s = [], []
     with tempfile.TemporaryDirectory() as folder:
         for i in range(args.repetitions + 1):
             start = time.perf_counter()
-            sequence = writer.sample_sequence(config, "train", i)
+            sample = sequence.sample_sequence(config, "train", i)
             sampled = time.perf_counter()
-            writer.render_sequence(sequence, rig, rays)
+            sequence.render_sequence(sample, rig, rays)
             rendered = time.perf_counter()
-            writer.write_sequence(sequence, rig, rays, pathlib.Path(folder), f"sequence{i}")
+            writer.write_sequence(sample, rig, rays, pathlib.Path(folder), f"sequence{i}")
             written = time.perf_counter()
             if i:
                 rendering_s.append(rendered - sampled)

@@ -1,10 +1,10 @@
-"""Latency of a streamed frame: against the window's length, and against computing the window anew, on one thread.
+"""Measures the latency of a streamed frame, on one thread: by length of the window, and against recomputing the window.
 
 Command:  python benchmarks/streaming.py [--image_size 256] [--encoder resnet18] [--repeats 20]
 
-One person, four views, caches full. In each round all calls alternate, so that other load on the machine meets all
+One person, four views, caches full. In each round all calls alternate, so that other load on the machine slows all
 alike; a ratio is the median of the ratios within rounds. "After the encoder" is the model's `decode` on the same
-features. "Anew" is a clip as long as the window, of which only the last frame is wanted.
+features. "Anew" is a clip as long as the window, of which only the last frame is used.
 """
 
 import os
@@ -21,10 +21,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from epfv2_jax.geometry import cameras
+from epfv2_jax.geometry import cameras, layout
+from epfv2_jax.geometry.skeleton import EGOBODY3M
 from epfv2_jax.inference.predictor import Predictor, PredictorState
 from epfv2_jax.models.encoders import ENCODERS
-from epfv2_jax.models.epfv2 import model as epfv2
+from epfv2_jax.models.epfv2.model import EPFv2, EPFv2Config
 from epfv2_jax.structs import Frames, Rig
 
 _LONG, _SHORT, _ANEW = 64, 1, 16  # windows, frames
@@ -108,7 +109,7 @@ def main() -> None:
     frames = make_frames(_ANEW, args.image_size)
     predictors, steps, decodes = {}, {}, {}
     for window in (_LONG, _SHORT, _ANEW):
-        model = epfv2.EPFv2(epfv2.ModelConfig(encoder=args.encoder, window=window))
+        model = EPFv2(EPFv2Config(encoder=args.encoder, window=window), EGOBODY3M, layout.EGOBODY3M)
         if not predictors:  # the window changes no parameter
             one = jax.tree.map(lambda x: x[:, :1], frames.replace(rig=None)).replace(rig=frames.rig)
             variables = jax.jit(model.init)(jax.random.key(0), one)

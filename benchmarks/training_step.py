@@ -1,9 +1,9 @@
-"""Time of a training step's forward and backward pass against those of the encoder alone, on one thread.
+"""Measures forward and backward pass of a training step against those of the encoder alone, on one thread.
 
 Command:  python benchmarks/training_step.py [--frames 4] [--size 256] [--encoder resnet18] [--repeats 10] [--remat]
 
 Both see the same images (batch 1, four views), in training mode with batch statistics. Calls alternate, so that other
-load on the machine meets both alike; the ratio is the median of the ratios of neighbouring calls.
+load on the machine slows both alike; the ratio is the median of the ratios of neighbouring calls.
 """
 
 import os
@@ -18,12 +18,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from epfv2_jax.geometry import cameras
-from epfv2_jax.models.body import rest_joints_headset_m
+from epfv2_jax import objectives
+from epfv2_jax.geometry import cameras, layout
+from epfv2_jax.geometry.skeleton import EGOBODY3M
 from epfv2_jax.models.encoders import ENCODERS
-from epfv2_jax.models.epfv2 import model as epfv2
-from epfv2_jax.objectives import pose as losses
+from epfv2_jax.models.epfv2.model import EPFv2, EPFv2Config
+from epfv2_jax.objectives.pose import PoseObjectiveConfig
 from epfv2_jax.structs import Batch, Frames, Rig, Targets
+from epfv2_jax.training.step import weighted_sum
 
 
 def make_batch(num_frames: int, size: int) -> Batch:
@@ -43,7 +45,7 @@ def make_batch(num_frames: int, size: int) -> Batch:
         frame_valid=np.ones((1, num_frames), bool),
         frame_gap=np.ones((1, num_frames), np.int32),
     )
-    joints = np.broadcast_to(rest_joints_headset_m(), (1, num_frames, 26, 3))
+    joints = np.broadcast_to(EGOBODY3M.rest_joints_headset_m(), (1, num_frames, EGOBODY3M.num_joints, 3))
     targets = Targets(joints_headset_m=joints, joint_valid=np.ones(joints.shape[:-1], bool))
     return Batch(frames=frames, targets=targets, clip_id=np.zeros(1, np.int32))
 
@@ -59,7 +61,8 @@ def main() -> None:
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
     batch = make_batch(args.frames, args.size)
-    model = epfv2.EPFv2(epfv2.ModelConfig(encoder=args.encoder, remat=args.remat))
+    model = EPFv2(EPFv2Config(encoder=args.encoder, remat=args.remat), EGOBODY3M, layout.EGOBODY3M)
+    objective = objectives.build(PoseObjectiveConfig())
     encoder = ENCODERS[args.encoder](remat=args.remat)
     variables = jax.jit(model.init)(jax.random.key(0), batch.frames)
     images = jnp.asarray(batch.frames.images).reshape(-1, args.size, args.size, 1)
@@ -67,14 +70,11 @@ def main() -> None:
 
     def model_loss(params, batch):
         predictions, updated = model.apply({**variables, "params": params}, batch.frames, True, mutable=["batch_stats"])
-        loss, _ = losses.pose_loss(predictions, batch, 0.5, losses.LossConfig())
-        return loss, updated
+        return weighted_sum(objective(predictions, batch, 0.5)), updated
 
     def encoder_loss(params, images):
-        features, updated = encoder.apply(
-            {**encoder_variables, "params": params}, images, True, mutable=["batch_stats"]
-        )
-        return jnp.square(features).mean(), updated
+        maps, updated = encoder.apply({**encoder_variables, "params": params}, images, True, mutable=["batch_stats"])
+        return jnp.square(maps[-1]).mean(), updated
 
     model_step = jax.jit(jax.value_and_grad(model_loss, has_aux=True))
     encoder_step = jax.jit(jax.value_and_grad(encoder_loss, has_aux=True))

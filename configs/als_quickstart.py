@@ -1,11 +1,14 @@
 """Auto-labelling on synthetic people: a teacher learns from 36 labelled sequences, students also from 204 others.
 
-Compares three students of equal steps: on the labelled sequences alone, with the teacher's poses, and with its
-uncertainty as well.
-Command:   python -m epfv2_jax.auto_label --config configs/als_quickstart.py
+Compares three students that train for the same number of steps: on the labelled sequences alone, with the teacher's
+poses, and with its uncertainty as well.
+Command:   python -m epfv2_jax.auto_label --config configs/als_quickstart.py[:SEED]
+Hardware:  2 cores of a busy virtual machine with 4 cores and 23 GiB
+Time:      25 minutes, data included
+Score:     MPJPE 10.92, 8.97 and 9.00 cm for the three students, teacher 9.20, mean pose 22.04 (docs/auto_labelling.md)
 """
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
 
 DATA = "data/als_quickstart"
 
@@ -29,7 +32,7 @@ def get_config(seed: str = "0") -> ConfigDict:
     output = f"runs/als_quickstart_{seed}"
 
     def run(name: str, **changes) -> dict:
-        # Mild for the teacher: the run is short, and the images hold sensor noise and all kinds of light already.
+        # Mild for the teacher: the run is short, and the images already have sensor noise and varied light.
         mild = {"noise": 0.0, "blur_px": 0.0, "view_dropout": 0.0, "gamma": 0.1, "contrast": 0.1, "brightness": 0.05}
         return {
             "output_dir": f"{output}/{name}",
@@ -60,11 +63,9 @@ def get_config(seed: str = "0") -> ConfigDict:
                 "directory": f"{DATA}/unlabelled/records/train",
                 "labels": f"{output}/labels",
                 "batch_size": 10,
-                # Metres; joints of which the teacher is less sure are left out. None: the uncertainty weighs them.
-                "max_sigma_m": config_dict.placeholder(float),
             },
         },
         augment={"noise": 0.02, "blur_px": 0.5, "erase": 0.1, "view_dropout": 0.02, "gamma": 0.2, "contrast": 0.2},
-        loss={"pseudo_weight": 1.0, "distillation_weight": 0.1},
+        objective={"pseudo_weight": 1.0, "distillation_weight": 0.1},
     )
     return config

@@ -3,6 +3,9 @@
 Put the clips (NN.asf, NN_MM.amc) below data/cmu: subject 01 and 02_01 to 02_08 train; 02_09, 02_10 and 11_01 are held
 out.
 Command:   python -m epfv2_jax.train --config configs/mocap.py[:full|:no_temporal|:no_projection]
+Hardware:  2 cores of a busy virtual machine with 4 cores and 23 GiB
+Time:      19 minutes, and 6 for the data the first time
+Score:     MPJPE 11.94, 11.20 and 11.79 cm on held-out clips, mean pose 31.80 (docs/mocap.md)
 The data used in this project was obtained from mocap.cs.cmu.edu. The database was created with funding from NSF
 EIA-0196217.
 """
@@ -11,7 +14,7 @@ from ml_collections import ConfigDict
 
 CLIPS = "data/cmu"
 TRAIN = (*(f"01_{i:02d}" for i in range(1, 15)), *(f"02_{i:02d}" for i in range(1, 9)))
-# Chooses the best checkpoint: training clips acted by other people in other rooms, so that the test clips stay unseen.
+# Selects the best checkpoint: training clips, performed by other people in other rooms. The test clips stay unseen.
 VALIDATION = ("01_05", "02_03")
 TEST = ("02_09", "02_10", "11_01")
 
@@ -51,7 +54,7 @@ def get_config(variant: str = "full") -> ConfigDict:
         "conversion": {"image_size_hw": (48, 48), "record_frames": 32, "poor_calibration": "keep"},
     }
     config.data = {"clip_frames": 8, "batch_size": 12}
-    # The images hold sensor noise and all kinds of light already.
+    # The images already have sensor noise and varied light.
     config.augment = {"noise": 0.0, "blur_px": 0.0, "gamma": 0.1, "contrast": 0.1, "brightness": 0.05}
     config.model = {"encoder": "tiny", "window": 8, **VARIANTS[variant]}
     config.optimizer = {"learning_rate": 2e-3, "warmup_steps": 100}

@@ -1,6 +1,9 @@
 """The first run: makes a small synthetic data set, trains for minutes on a CPU, evaluates and draws pictures.
 
 Command:   python -m epfv2_jax.train --config configs/quickstart.py
+Hardware:  2 cores of a busy virtual machine with 4 cores and 23 GiB
+Time:      7 minutes, of which 1.5 make the data
+Score:     MPJPE 7.70 cm on 20 held-out people, mean pose 21.77 (README.md)
 """
 
 from ml_collections import ConfigDict
@@ -26,7 +29,7 @@ def get_config() -> ConfigDict:
         "conversion": {"image_size_hw": (48, 48), "record_frames": 48},
     }
     config.data = {"clip_frames": 4, "batch_size": 16}
-    # Mild: the run is short, and the images hold sensor noise and all kinds of light already.
+    # Mild: the run is short, and the images already have sensor noise and varied light.
     config.augment = {
         "noise": 0.0,
         "blur_px": 0.0,

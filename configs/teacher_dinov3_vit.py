@@ -1,13 +1,15 @@
 """A teacher on EgoBody3M: DINOv3 ViT, fine-tuned with learning rates that fall towards its input. The paper's is ViT-B.
 
-Fetch the weights where their licence lets you (custom and gated; none are shipped here) and import them:
+Fetch the weights yourself (their licence is custom and gated; none are shipped here), import them, and add
+--config.encoder_weights=weights/dinov3_vitb16; without it, the teacher starts from scratch:
   python -m epfv2_jax.import_weights --encoder dinov3_vitb16 --file model.safetensors --out weights/dinov3_vitb16
 Command:   python -m epfv2_jax.train --config configs/teacher_dinov3_vit.py[:s16|:s16plus|:b16|:l16]
 Frozen:    --config.model.encoder_train=none trains the decoders alone, at a fraction of the memory.
-Hardware:  not yet run at full size. Batch size, schedule and fine-tuning are our choice.
+Hardware, time, score:  not yet run at full size. Batch size, schedule and fine-tuning are our choice.
 """
 
-from ml_collections import ConfigDict, config_dict
+import common
+from ml_collections import ConfigDict
 
 LAYER_DECAY = {"s16": 0.75, "s16plus": 0.75, "b16": 0.75, "l16": 0.8}
 DROP_PATH = {"s16": 0.1, "s16plus": 0.1, "b16": 0.1, "l16": 0.2}
@@ -18,18 +20,9 @@ def get_config(variant: str = "b16") -> ConfigDict:
     if variant not in LAYER_DECAY:
         raise ValueError(f"variant {variant!r} is not one of {', '.join(LAYER_DECAY)}")
     encoder = f"dinov3_vit{variant}"
-    config = ConfigDict()
+    config = common.egobody3m(batch_size=32)
     config.output_dir = f"runs/teacher_{encoder}"
-    config.seed = 0
-    # From scratch where nothing else is said: --config.encoder_weights=DIR
-    config.encoder_weights = config_dict.placeholder(str)
-    config.dataset = {
-        "directory": "data/egobody3m/records",
-        "source_directory": "data/egobody3m/zips",
-        "conversion": {"image_size_hw": (256, 256), "record_frames": 64},
-    }
-    config.data = {"clip_frames": 16, "batch_size": 32, "cache_bytes": 0}
-    config.augment = {"flip": 0.5, "view_dropout": 0.05}
+    config.evaluation.batch_size = 8
     config.model = {
         "encoder": encoder,
         "encoder_train": "all",
@@ -37,7 +30,7 @@ def get_config(variant: str = "b16") -> ConfigDict:
         "window": 16,
         "dtype": "bfloat16",
         "remat": True,
-        "scan_layers": False,  # True compiles faster, and is what mesh.fsdp needs to save memory
+        "scan_layers": False,  # True compiles faster; mesh.fsdp needs it to save memory
     }
     config.optimizer = {
         "learning_rate": 5e-4,
@@ -48,7 +41,4 @@ def get_config(variant: str = "b16") -> ConfigDict:
     }
     # 2.4 M frames are 150 k clips: 6 passes at 32 clips a step.
     config.step = {"steps": 28_000, "ema_decay": 0.9995}
-    config.loop = {"log_every": 50, "evaluate_every": 2000, "checkpoint_every": 1000}
-    config.mesh = {"data": -1, "fsdp": 1}  # fsdp: the devices that share parameters and optimizer state
-    config.evaluation = {"clip_frames": 64, "batch_size": 8, "validation_clips": 512}
     return config

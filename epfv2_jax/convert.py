@@ -1,20 +1,19 @@
-"""Converts the EgoBody3M zips to records: python -m epfv2_jax.convert --in DIR --out DIR
+"""Converts raw data, such as the EgoBody3M zips, to records: python -m epfv2_jax.convert --source DIR --out DIR
 
 Kill it when you like and run it again. `--engine index` shares the sequences out to several processes, on one machine
-  for i in 0 1 2 3; do python -m epfv2_jax.convert --in DIR --out DIR --engine index --index $i --count 4 & done; wait
+  for i in 0 1; do python -m epfv2_jax.convert --source DIR --out DIR --engine index --index $i --count 2 & done; wait
 or on many, with the index of a SLURM array, or of an indexed Kubernetes Job or JobSet (--count: its completions).
 `--engine ray`: one actor for each --actor of the cluster at --address. All machines must see the folders by the same
 absolute paths. The manifests appear when all sequences are done; if a process was lost, run its command again.
+Exit codes: 0 done; 1 an error; 2 wrong usage; 3 done, and some sequences are left out.
 """
 
 import argparse
-import json
-import pathlib
+import sys
+from collections.abc import Sequence
 
-import tqdm
-
-from epfv2_jax.core import tasks
-from epfv2_jax.data import conversion
+from epfv2_jax.core import cli, exits, tasks
+from epfv2_jax.data.conversion.config import ConversionConfig
 
 
 def _levels(text: str) -> tuple[int, ...]:
@@ -24,43 +23,38 @@ def _levels(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(f"{text!r}, expected levels such as 0 or 0,1") from None
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("--in", dest="source", required=True, help="folder with train, validation and test")
-    parser.add_argument("--out", required=True, help="folder for the records; an unfinished conversion is continued")
-    parser.add_argument("--image_size", type=int, default=256, help="height and width of the upright images, pixels")
-    parser.add_argument("--levels", type=_levels, help="annotation levels to keep, such as 0 or 0,1; default: all")
-    parser.add_argument("--record_frames", type=int, default=64, help="most frames in a record")
-    parser.add_argument("--poor_calibration", choices=("quarantine", "keep"), default="quarantine")
-    tasks.add_arguments(parser)
-    args = parser.parse_args()
-    try:
-        config = conversion.ConversionConfig(
-            image_size_hw=(args.image_size, args.image_size),
-            levels=args.levels,
-            record_frames=args.record_frames,
-            poor_calibration=args.poor_calibration,
-        )
-        with tqdm.tqdm(unit="sequence") as bar:
+def parser() -> cli.Parser:
+    """Returns the command's flags."""
+    default, flags = ConversionConfig(), cli.parser("convert", __doc__)
+    flags.add_argument("--source", required=True, help="folder of the download, with train, validation and test")
+    flags.add_argument("--reader", default=default.reader, help="of the format of the source")
+    flags.add_argument("--out", required=True, help="folder for the records; an unfinished conversion is continued")
+    flags.add_argument("--image_size", type=int, default=default.image_size_hw[0], help="side of upright images, px")
+    flags.add_argument("--levels", type=_levels, help="annotation levels to keep, such as 0 or 0,1; default: all")
+    flags.add_argument("--record_frames", type=int, default=default.record_frames, help="most frames in a record")
+    poor = {"choices": ("quarantine", "keep"), "default": default.poor_calibration}
+    flags.add_argument("--poor_calibration", **poor, help="sequences with a camera that cannot be fitted well")
+    tasks.add_arguments(flags)
+    return flags
 
-            def progress(done: int, total: int, report: conversion.SequenceReport) -> None:
-                bar.total = total
-                bar.update(done - bar.n)
-                if report.quarantined is not None:
-                    bar.write(f"{report.split}/{report.sequence} left out: {report.quarantined}")
 
-            engine = tasks.from_arguments(args)
-            summary = conversion.convert(args.source, args.out, config, engine=engine, progress=progress)
-    except ValueError as error:
-        parser.error(str(error))
-    if summary is None:
-        print("This share is done. Sequences of other shares are not; the last process writes the manifests.")
-        return
-    print(json.dumps(summary, indent=1))
-    print(f"What was left out and why: 'report' in {pathlib.Path(args.out) / '<split>' / 'manifest.json'}")
+def run(args: argparse.Namespace) -> int:
+    """Converts, and prints the counts of each split."""
+    from epfv2_jax.data.conversion import command
+
+    with exits.usage():
+        same = {name: getattr(args, name) for name in ("reader", "levels", "record_frames", "poor_calibration")}
+        config = ConversionConfig(image_size_hw=(args.image_size, args.image_size), **same)
+        engine = tasks.from_arguments(args)
+    text, quarantined = command.convert(args.source, args.out, config, engine)
+    print(text)
+    return exits.PARTIAL if quarantined else exits.DONE
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit code."""
+    return cli.run(parser(), run, argv)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

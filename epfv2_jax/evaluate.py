@@ -1,31 +1,42 @@
-"""Scores a checkpoint: ``python -m epfv2_jax.evaluate --checkpoint DIR --data DIR [--split SPLIT] [--out DIR]``."""
+"""Scores a checkpoint: python -m epfv2_jax.evaluate --checkpoint runs/NAME --data DIR [--split SPLIT] [--out DIR]
 
+Prints the paper's metrics beside those of the mean pose; writes metrics.json, pictures and a report.
+"""
+
+import argparse
 import pathlib
+import sys
+from collections.abc import Sequence
 
-from absl import app, flags
-
-from epfv2_jax.evaluation import evaluate as evaluation
-from epfv2_jax.experiment import experiment
-
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Directory that training wrote its checkpoints to.")
-_DATA = flags.DEFINE_string("data", None, "Directory of converted records, with one folder for each split.")
-_SPLIT = flags.DEFINE_string("split", None, "Split to score; default: the recipe's test split.")
-_OUT = flags.DEFINE_string("out", None, "Directory for metrics.json and the report; default: beside the checkpoints.")
+from epfv2_jax.core import cli
 
 
-def main(argv: list[str]) -> None:
-    """Prints the table of the paper's metrics beside the mean-pose baseline and writes JSON, pictures and a report."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-    output = pathlib.Path(_OUT.value or pathlib.Path(_CHECKPOINT.value).resolve().parent / "evaluation")
-    try:
-        result = experiment.evaluate(_CHECKPOINT.value, _DATA.value, output, split=_SPLIT.value)
-    except ValueError as error:
-        raise SystemExit(f"error: {error}") from error
-    print(evaluation.format_table(result))
-    print(f"numbers: {output / 'metrics.json'}   pictures: {output / 'index.html'}")
+def parser() -> cli.Parser:
+    """Returns the command's flags."""
+    flags = cli.parser("evaluate", __doc__)
+    flags.add_argument("--checkpoint", required=True, help=cli.CHECKPOINT)
+    flags.add_argument("--data", required=True, help="directory of records, with a folder for each split")
+    flags.add_argument("--split", help="split to score; default: the recipe's test split")
+    flags.add_argument("--out", help="directory for metrics.json and the report; default: evaluation/ in the run's")
+    return flags
+
+
+def run(args: argparse.Namespace) -> None:
+    """Scores, and prints the table."""
+    from epfv2_jax import checkpoints
+    from epfv2_jax.core import compile_cache
+    from epfv2_jax.experiment import score, summary
+
+    compile_cache.enable()
+    output = pathlib.Path(args.out or checkpoints.run_directory(args.checkpoint) / "evaluation")
+    result = score.evaluate(args.checkpoint, args.data, output, split=args.split)
+    print(summary.of_evaluation(result, output))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit code."""
+    return cli.run(parser(), run, argv)
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["checkpoint", "data"])
-    app.run(main)
+    sys.exit(main())

@@ -6,31 +6,35 @@ mind its licence: DINOv3's is a custom one, and its files are given out on reque
 
 import argparse
 import collections
-import hashlib
 import pathlib
+import sys
+from collections.abc import Sequence
 
-import jax
-
-from epfv2_jax.checkpoints import checkpoint
-from epfv2_jax.models.encoders.weights import torch_weights
+from epfv2_jax.core import checks, cli, exits
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--encoder", required=True, choices=torch_weights.encoder_names())
-    parser.add_argument("--file", required=True, help="safetensors file in float32")
-    parser.add_argument("--out", required=True, help="new directory for the encoder's weights")
-    args = parser.parse_args()
-    try:
-        imported = torch_weights.convert(torch_weights.read(args.file), args.encoder)
-        with open(args.file, "rb") as opened:
-            sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
-        meta = {"file": pathlib.Path(args.file).name, "sha256": sha256, "layout": imported.layout}
-        checkpoint.save_encoder(args.out, args.encoder, imported.variables, meta)
-    except ValueError as error:
-        parser.error(str(error))
+def parser() -> cli.Parser:
+    """Returns the command's flags."""
+    flags = cli.parser("import_weights", __doc__)
+    flags.add_argument("--encoder", required=True, help="name of the encoder, such as resnet18 or dinov3_vitb16")
+    flags.add_argument("--file", required=True, help="safetensors file in float32")
+    flags.add_argument("--out", required=True, help="new directory for the encoder's weights")
+    return flags
+
+
+def run(args: argparse.Namespace) -> None:
+    """Imports, and prints what was used and what was ignored."""
+    import jax
+
+    from epfv2_jax import checkpoints
+    from epfv2_jax.core import files
+    from epfv2_jax.models.encoders import weights
+
+    with exits.usage():
+        checks.one_of(weights.encoder_names(), encoder=args.encoder)
+    imported = weights.convert(weights.read(args.file), args.encoder)
+    meta = {"file": pathlib.Path(args.file).name, "sha256": files.sha256(args.file), "layout": imported.layout}
+    checkpoints.save_encoder(args.out, args.encoder, imported.variables, meta)
     print(f"layout: {imported.layout}; tensors used: {imported.used}; ignored: {len(imported.ignored)}")
     for reason, number in collections.Counter(imported.ignored.values()).items():
         print(f"  ignored {number}: {reason}")
@@ -38,5 +42,10 @@ def main() -> None:
     print(f'to use them, in a recipe: config.encoder_weights = "{args.out}"')
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit code."""
+    return cli.run(parser(), run, argv)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -6,61 +6,52 @@ Kill it when you like and run it again. Several processes or machines share the 
 
 import argparse
 import json
+import sys
+from collections.abc import Sequence
 
-from epfv2_jax.core import tasks
-from epfv2_jax.data.synthetic import writer
+from epfv2_jax.core import cli, exits, tasks
+from epfv2_jax.data.synthetic.config import SyntheticConfig
+
+SPLITS = ("train", "validation", "test")
+_SEQUENCES = "sequences in each split; 0: none, or with motion files every part of them once"
+_MOTION = "motion capture (.amc with its .asf beside it, .bvh) instead of procedural motion"
 
 
-def main() -> None:
-    default = writer.SyntheticConfig()
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("--out", required=True, help="folder for the zips; an unfinished data set is continued")
-    parser.add_argument(
-        "--sequences",
-        type=int,
-        nargs=3,
-        metavar=("TRAIN", "VALIDATION", "TEST"),
-        default=(default.train_sequences, default.validation_sequences, default.test_sequences),
-        help="sequences in each split; 0: none, or with motion files every part of them once",
-    )
-    parser.add_argument("--frames", type=int, default=default.frames, help="in a sequence")
-    parser.add_argument(
-        "--frame_step", type=int, default=default.frame_step, help="motion frames (30 a second) an image"
-    )
-    parser.add_argument(
-        "--image_width", type=int, default=default.image_width, help="of the images, pixels (native: 640)"
-    )
-    parser.add_argument("--seed", type=int, default=default.seed)
-    for split in ("train", "validation", "test"):
-        parser.add_argument(
-            f"--{split}_motion",
-            nargs="+",
-            default=(),
-            metavar="FILE",
-            help="motion capture (.amc with its .asf beside it, .bvh) instead of procedural motion",
-        )
-    tasks.add_arguments(parser)
-    args = parser.parse_args()
-    try:
-        config = writer.SyntheticConfig(
-            seed=args.seed,
-            train_sequences=args.sequences[0],
-            validation_sequences=args.sequences[1],
-            test_sequences=args.sequences[2],
-            frames=args.frames,
-            frame_step=args.frame_step,
-            image_width=args.image_width,
-            train_motion=tuple(args.train_motion),
-            validation_motion=tuple(args.validation_motion),
-            test_motion=tuple(args.test_motion),
-        )
-        figures = writer.write_dataset(config, args.out, engine=tasks.from_arguments(args))
-    except ValueError as error:
-        parser.error(str(error))
+def parser() -> cli.Parser:
+    """Returns the command's flags."""
+    default = SyntheticConfig()
+    flags = cli.parser("synthesize", __doc__)
+    flags.add_argument("--out", required=True, help="folder for the zips; an unfinished data set is continued")
+    numbers = tuple(getattr(default, f"{split}_sequences") for split in SPLITS)
+    names = tuple(split.upper() for split in SPLITS)
+    flags.add_argument("--sequences", type=int, nargs=3, metavar=names, default=numbers, help=_SEQUENCES)
+    flags.add_argument("--frames", type=int, default=default.frames, help="of a sequence")
+    flags.add_argument("--frame_step", type=int, default=default.frame_step, help="motion frames (30/s) an image")
+    flags.add_argument("--image_width", type=int, default=default.image_width, help="of the images, px (native: 640)")
+    flags.add_argument("--seed", type=int, default=default.seed, help="of people, motions and rooms")
+    for split in SPLITS:
+        flags.add_argument(f"--{split}_motion", nargs="+", default=(), metavar="FILE", help=_MOTION)
+    tasks.add_arguments(flags)
+    return flags
+
+
+def run(args: argparse.Namespace) -> None:
+    """Makes the sequences, and prints figures of them."""
+    from epfv2_jax.data.synthetic import writer
+
+    with exits.usage():
+        same = {name: getattr(args, name) for name in ("seed", "frames", "frame_step", "image_width")}
+        numbers = {f"{split}_sequences": n for split, n in zip(SPLITS, args.sequences, strict=True)}
+        motion = {f"{split}_motion": tuple(getattr(args, f"{split}_motion")) for split in SPLITS}
+        config, engine = SyntheticConfig(**same, **numbers, **motion), tasks.from_arguments(args)
+    figures = writer.write_dataset(config, args.out, engine=engine)
     print(json.dumps({name: round(value, 3) for name, value in figures.items()}, indent=1))
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit code."""
+    return cli.run(parser(), run, argv)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,61 +1,58 @@
-"""Trains a model: ``python -m epfv2_jax.train --config configs/quickstart.py [--config.step.steps=100 ...]``.
+"""Trains a model: python -m epfv2_jax.train --config configs/quickstart.py [--config.step.steps=100 ...]
 
-The same command again resumes from the newest checkpoint in the recipe's output directory, also on other devices and on
-another number of processes. On several hosts give every process the same command and --distributed (TPU slices, SLURM),
-or where to find process 0, how many there are and which this is; all must reach the data and the output directory.
+Makes the recipe's data where absent, trains, scores the best checkpoint on the test split and draws pictures. The same
+command again resumes from the newest checkpoint in the recipe's output directory, also on other devices and on another
+number of processes. On several hosts give every process the same command and --distributed (TPU slices, SLURM), or
+where to find process 0, how many there are and which this is; all must reach the data and the output directory.
 
-Exit codes: 0 done; 1 an error; 75 SIGTERM came to one of the processes: all saved the same step, start them again.
+Exit codes: 0 done; 1 an error; 2 wrong usage; 75 SIGTERM came to one of the processes: all saved the same step, start
+them again.
 """
 
-import pathlib
-
-from absl import app, flags
-from ml_collections import config_flags
+import argparse
+import sys
+from collections.abc import Sequence
 
 import epfv2_jax
-from epfv2_jax.core import compile_cache, multihost
-from epfv2_jax.evaluation import evaluate as evaluation
-from epfv2_jax.experiment import experiment
-from epfv2_jax.profiling import goodput as ledger
-from epfv2_jax.training import loop
-
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, for example configs/quickstart.py.")
-_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other processes that the environment tells of.")
-_COORDINATOR = flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0.")
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes.")
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is.")
-_PROFILE = flags.DEFINE_integer("profile", 0, "Steps of which a trace is written, to OUTPUT/profile.", lower_bound=0)
+from epfv2_jax.core import cli, exits
 
 
-def main(argv: list[str]) -> None:
-    """Runs the recipe: makes its data where absent, trains, evaluates on the test split and draws pictures."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-    with multihost.ends_together():
-        try:
-            explicit = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-            if _DISTRIBUTED.value or explicit != (None, None, None):
-                multihost.connect(*explicit)
-            _run(experiment.parse(_CONFIG.value.to_dict()))
-        except multihost.Preempted as notice:
-            print(notice)
-            raise SystemExit(multihost.EXIT_PREEMPTED) from notice
-        except (ValueError, loop.NonFiniteError) as error:
-            raise SystemExit(f"error: {error}") from error
+def parser() -> cli.Parser:
+    """Returns the command's flags."""
+    flags = cli.parser("train", __doc__)
+    flags.add_recipe("configs/quickstart.py")
+    flags.add_argument("--distributed", action="store_true", help="join the processes that the environment names")
+    flags.add_argument("--coordinator_address", metavar="HOST:PORT", help="of process 0")
+    flags.add_argument("--num_processes", type=int, help="of the run")
+    flags.add_argument("--process_id", type=int, help="of this process, 0 to num_processes - 1")
+    flags.add_argument("--profile", type=int, default=0, help="steps of which a trace is written, to OUTPUT/profile")
+    return flags
 
 
-def _run(config: experiment.ExperimentConfig) -> None:
-    compile_cache.enable()
-    experiment.prepare_data(config.dataset)
-    experiment.train(config, started=epfv2_jax.IMPORTED, profile_steps=_PROFILE.value)
-    output = pathlib.Path(config.output_dir)
-    result = experiment.evaluate(experiment.checkpoint_dir(config), config.dataset.directory, output / "evaluation")
-    if multihost.is_first():
-        print(evaluation.format_table(result))
-        print(ledger.format_summary(ledger.summarize(output / "ledger.jsonl")))
-        print(f"numbers: {output / 'evaluation/metrics.json'}   pictures: {output / 'evaluation/index.html'}")
+def run(args: argparse.Namespace) -> None:
+    """Trains, and prints the scores."""
+    from epfv2_jax.core import compile_cache, multihost
+    from epfv2_jax.experiment import recipe, summary, train
+    from epfv2_jax.experiment.config import ExperimentConfig
+
+    config = recipe.from_arguments(ExperimentConfig, args)
+    if args.print_config:
+        print(recipe.describe(config))
+        return
+    with multihost.ends_together(), exits.one_line_errors():
+        explicit = (args.coordinator_address, args.num_processes, args.process_id)
+        if args.distributed or explicit != (None, None, None):
+            multihost.connect(*explicit)
+        compile_cache.enable()
+        result = train.train_and_evaluate(config, started=epfv2_jax.IMPORTED, profile_steps=args.profile)
+        if multihost.is_first():
+            print(summary.of_run(config, result))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit code."""
+    return cli.run(parser(), run, argv)
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("config")
-    app.run(main)
+    sys.exit(main())

@@ -11,7 +11,7 @@ ACCELERATOR=${ACCELERATOR:-tpu-v5-lite-podslice}
 TOPOLOGY=${TOPOLOGY:-4x4}
 HOSTS=${HOSTS:-4}                                   # machines of such a slice
 CHIPS=${CHIPS:-4}                                   # of each machine
-RESTARTS=${RESTARTS:-10}                            # after errors and lost machines; being told to stop is free
+RESTARTS=${RESTARTS:-10}                            # after errors and lost machines; preemptions do not count
 COMMAND=${COMMAND:-.venv/bin/python -m epfv2_jax.train --distributed --config configs/egobody3m_resnet18.py}
 
 cat <<YAML
@@ -38,7 +38,7 @@ spec:
         completions: $HOSTS
         parallelism: $HOSTS
         backoffLimit: 0
-        # The one reason that the rule above looks for: the state was saved (75), or the machine was taken away.
+        # The rule above matches this reason: the state was saved (75), or the machine was taken away.
         podFailurePolicy:
           rules:
           - action: FailJob
@@ -48,7 +48,7 @@ spec:
         template:
           spec:
             restartPolicy: Never
-            # From SIGTERM on: the rest of a step and one checkpoint.
+            # After SIGTERM: enough for the rest of a step and one checkpoint.
             terminationGracePeriodSeconds: 300
             nodeSelector:
               cloud.google.com/gke-tpu-accelerator: $ACCELERATOR
@@ -57,7 +57,7 @@ spec:
             - name: train
               image: $IMAGE
               workingDir: $DIRECTORY
-              # exec: SIGTERM goes to the process itself, and its exit code is the container's.
+              # exec: the process itself gets SIGTERM, and its exit code is the container's.
               command: [bash, -c]
               args:
               - |-
@@ -69,6 +69,6 @@ spec:
               - {name: memory, mountPath: /dev/shm}
             volumes:
             - {name: shared, persistentVolumeClaim: {claimName: $CLAIM}}
-            # Processes that read data hand batches over through it; by default it holds 64 MiB.
+            # Worker processes pass batches through it; the default is 64 MiB.
             - {name: memory, emptyDir: {medium: Memory}}
 YAML

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Prints an indexed Job in which each pod labels its share of a planned pass, alone on a machine with TPUs:
 # launch/gke_label_pass.sh | kubectl apply -f -
-# All variables can be set in the environment. Machines may come and go: what is published stays.
+# All variables can be set in the environment. Machines may come and go: published units are kept.
 set -euo pipefail
 
 NAME=${NAME:-epfv2-label}
@@ -15,11 +15,11 @@ CHIP_BOUNDS=${CHIP_BOUNDS:-2,2,1}                   # how they are laid out
 VISIBLE_CHIPS=${VISIBLE_CHIPS:-0,1,2,3}
 COUNT=${COUNT:-32}                                  # shares of the pass
 AT_ONCE=${AT_ONCE:-32}                              # pods at a time
-RECORDS=${RECORDS:-data/unlabelled/records/train}
-TEACHER=${TEACHER:-runs/teacher_dinov3_vitb16/checkpoints}
+DATA=${DATA:-data/unlabelled/records/train}
+CHECKPOINT=${CHECKPOINT:-runs/teacher_dinov3_vitb16}
 OUT=${OUT:-data/unlabelled/labels}
 RUN=".venv/bin/python -m epfv2_jax.pseudo_label run --engine index --count $COUNT"
-COMMAND=${COMMAND:-$RUN --records $RECORDS --teacher $TEACHER --out $OUT}
+COMMAND=${COMMAND:-$RUN --data $DATA --checkpoint $CHECKPOINT --out $OUT}
 
 cat <<YAML
 apiVersion: batch/v1
@@ -30,7 +30,7 @@ spec:
   completionMode: Indexed
   completions: $COUNT
   parallelism: $AT_ONCE
-  # Of each share; a machine that is taken away does not count.
+  # Retries of each share; a machine that is taken away does not count.
   backoffLimitPerIndex: 3
   podFailurePolicy:
     rules:
@@ -51,10 +51,10 @@ spec:
         command: [bash, -c]
         args:
         - |-
-          # 3: all is labelled, some rows are quarantined.
+          # 3: all frames are labelled, some rows are quarantined.
           $COMMAND || { code=\$?; [ \$code -eq 3 ] || exit \$code; }
         env:
-        # Each machine on its own, also where it is one of a larger slice.
+        # Each machine runs alone, even if it is part of a larger slice.
         - {name: TPU_PROCESS_BOUNDS, value: "1,1,1"}
         - {name: TPU_CHIPS_PER_PROCESS_BOUNDS, value: "$CHIP_BOUNDS"}
         - {name: TPU_VISIBLE_CHIPS, value: "$VISIBLE_CHIPS"}

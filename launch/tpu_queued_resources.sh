@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Trains on a slice of TPU machines that is asked for, waited for, and asked for again when it is taken away. Start it
-# where it can stay: launch/tpu_queued_resources.sh
-# All variables can be set in the environment. The machines stay, and cost, until the queued resource is deleted.
+# Requests a slice of TPU machines, waits for it, trains on it, and requests it again when it is taken away. Start it
+# on a machine that keeps running: launch/tpu_queued_resources.sh
+# All variables can be set in the environment. The machines are billed until the queued resource is deleted.
 set -euo pipefail
 
 NAME=${NAME:-epfv2-train}                           # of the queued resource and of its slice
@@ -50,7 +50,7 @@ while :; do
     0) exit ;;
     75) ;; # told to stop, the state is saved
     *)
-      # A slice that is taken away shows as any error, and its state lags behind.
+      # A slice that is taken away may give any error, and its state is updated later.
       sleep 60
       if [ "$(state)" = ACTIVE ]; then
         exit "$code"

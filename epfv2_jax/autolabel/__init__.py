@@ -1,1 +1,1 @@
-"""The label pass: a frozen teacher labels every frame of a directory of records exactly once."""
+"""Auto-labelling: a frozen teacher labels every frame of a directory of records exactly once."""

@@ -1,6 +1,6 @@
-"""Compiled programs kept between runs, in a directory that only this user can write to.
+"""Keeps compiled programs between runs, in a directory that only this user can write to.
 
-Whoever can write to the cache can run code in the processes that read it, so it is never a shared directory.
+Anyone who can write to the cache can run code in the processes that read it, so it must not be shared.
 """
 
 import logging
@@ -14,10 +14,10 @@ _log = logging.getLogger(__name__)
 
 
 def enable(directory: str | os.PathLike | None = None) -> pathlib.Path | None:
-    """Returns the directory in which JAX keeps compiled programs from now on, or None where there is no safe one.
+    """Turns on JAX's compilation cache and returns its directory, or None if there is no safe one.
 
-    The default is `epfv2_jax/compiled` under XDG_CACHE_HOME or ~/.cache. JAX_COMPILATION_CACHE_DIR, if set, is left in
-    force. A directory of another user, or one that others may write to, is refused with a warning.
+    The default is JAX_COMPILATION_CACHE_DIR if it is set, else `epfv2_jax/compiled` under XDG_CACHE_HOME or ~/.cache. A
+    directory that belongs to another user, or that others can write to, is refused with a warning.
     """
     if directory is None:
         if "JAX_COMPILATION_CACHE_DIR" in os.environ:

@@ -5,7 +5,6 @@ frozen, keyword-only dataclasses that validate themselves. The conversion is str
 without a default or a value of the wrong type is a ``ValueError`` that names the key.
 """
 
-import collections.abc
 import dataclasses
 import difflib
 import types
@@ -13,7 +12,40 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from epfv2_jax.core import checks
+
 T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class OneOf:
+    """Marks a field that takes the configuration of one of several classes, told apart by its key `kind`:
+
+        model: Annotated[Any, OneOf(MODELS, default="epfv2")]
+
+    Each class in the table has an annotated field `config`; that annotation is its configuration class. The table is
+    read when a configuration is converted, so an entry added to it is known at once.
+    """
+
+    table: Mapping[str, type]
+    default: str  # the kind of a mapping that names none
+
+    def config_class(self, kind: str, path: str) -> type:
+        """Returns the configuration class of a kind.
+
+        Raises:
+          ValueError: there is no such kind; the message names the nearest.
+        """
+        checks.one_of(self.table, **{f"{path}.kind": kind})
+        return typing.get_type_hints(self.table[kind])["config"]
+
+    def convert(self, value: Any, path: str) -> Any:
+        """Returns the configuration that a mapping stands for."""
+        if dataclasses.is_dataclass(value):
+            return value
+        checks.instance(path, value, Mapping, "a mapping")
+        kind = value.get("kind", self.default)
+        return from_mapping(self.config_class(kind, path), {**value, "kind": kind}, path)
 
 
 def from_mapping(cls: type[T], mapping: Mapping[str, Any], path: str = "config") -> T:
@@ -23,9 +55,8 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], path: str = "config")
       ValueError: an unknown key (the message lists the nearest known ones), a missing required key, a value of the
         wrong type, or whatever the dataclass itself refuses in `__post_init__`; it starts with the dotted key.
     """
-    if not isinstance(mapping, collections.abc.Mapping):
-        raise ValueError(f"{path}: expected a mapping for {cls.__name__}, got {mapping!r}")
-    hints = typing.get_type_hints(cls)
+    checks.instance(path, mapping, Mapping, f"a mapping for {cls.__name__}")
+    hints = typing.get_type_hints(cls, include_extras=True)
     fields = {f.name: f for f in dataclasses.fields(cls)}
     unknown = sorted(set(mapping) - set(fields))
     if unknown:
@@ -40,10 +71,8 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], path: str = "config")
     if missing:
         raise ValueError(f"{path}.{missing[0]}: required key is missing")
     values = {key: _convert(hints[key], value, f"{path}.{key}") for key, value in mapping.items()}
-    try:
+    with checks.naming(path):
         return cls(**values)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
 
 
 def to_mapping(config: Any) -> dict[str, Any]:
@@ -61,6 +90,9 @@ def to_mapping(config: Any) -> dict[str, Any]:
 
 def _convert(hint: Any, value: Any, path: str) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        (kinds,) = (extra for extra in args[1:] if isinstance(extra, OneOf))
+        return kinds.convert(value, path)
     if origin in (types.UnionType, typing.Union):
         if value is None and type(None) in args:
             return None
@@ -69,18 +101,15 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return value if isinstance(value, hint) else from_mapping(hint, value, path)
     if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise ValueError(f"{path}: expected a sequence, got {value!r}")
+        checks.instance(path, value, (list, tuple), "a sequence")
         inner = [args[0]] * len(value) if len(args) == 2 and args[1] is Ellipsis else args
         if len(inner) != len(value):
             raise ValueError(f"{path}: expected {len(inner)} values, got {value!r}")
         return tuple(_convert(h, v, f"{path}[{i}]") for i, (h, v) in enumerate(zip(inner, value, strict=True)))
     if origin is typing.Literal:
-        if value not in args:
-            raise ValueError(f"{path}: {value!r} is not one of {', '.join(map(repr, args))}")
+        checks.one_of(args, **{path: value})
         return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise ValueError(f"{path}: expected {hint.__name__}, got {value!r}")
+    checks.instance(path, value, hint, hint.__name__)
     return value

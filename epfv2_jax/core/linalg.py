@@ -9,7 +9,7 @@ def solve_lower_3x3(lower: jax.Array, b: jax.Array) -> jax.Array:
     """Returns x (..., 3) with L x = b, by forward substitution.
 
     Args:
-      lower: (..., 3, 3) L; entries above the diagonal are not read, those on it are not zero.
+      lower: (..., 3, 3) L; entries above the diagonal are not read, those on it must not be zero.
       b: (..., 3), with the same leading axes.
     """
     chex.assert_shape(lower, (*b.shape, 3))
@@ -20,5 +20,5 @@ def solve_lower_3x3(lower: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def squared_norm(x: jax.Array) -> jax.Array:
-    """Returns (...) the squared length of vectors (..., C)."""
+    """Returns the squared lengths (...) of vectors (..., C)."""
     return jnp.square(x).sum(-1)

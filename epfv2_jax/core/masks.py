@@ -6,10 +6,10 @@ import jax.numpy as jnp
 
 
 def consecutive(frame_valid: jax.Array, frame_gap: jax.Array, joint_valid: jax.Array, order: int) -> jax.Array:
-    """Returns the mask (B, T - order, J) of the finite differences of this order that are true ones.
+    """Returns the mask (B, T - order, J) of the valid finite differences of this order.
 
     Entry t is True where the joint is valid in each of the frames t ... t + order and no frame was dropped between
-    them. The time axis has length zero where the clip is too short.
+    them. The time axis has length zero if the clip is too short.
 
     Args:
       frame_valid: (B, T) bool.

@@ -1,6 +1,6 @@
-"""The processes of one run: how they find each other, and how all of them stop when one is told to.
+"""Connects the processes of one run and stops them together.
 
-A run on several hosts is the same command on each. Whoever has to ask where it runs asks JAX (`jax.process_index()`);
+A run on several hosts is the same command on each. Code that needs its process index asks JAX (`jax.process_index()`);
 this module holds what JAX leaves to the program.
 """
 
@@ -15,17 +15,15 @@ from collections.abc import Callable, Iterator, Mapping
 import jax
 from jax.experimental import multihost_utils
 
-#: Exit code of a run that was told to stop and saved its state: start the same command again (EX_TEMPFAIL).
-EXIT_PREEMPTED = 75
-# A process that was not heard of for so long is lost, and the others end: the job is over within a minute. The
-# heartbeats come from a thread that neither compilation nor Python holds up.
+from epfv2_jax.core import checks, exits
+
+EXIT_PREEMPTED = exits.PREEMPTED
+Preempted = exits.Preempted
+# A process without a heartbeat for this long counts as lost, and the others exit: the job ends within a minute. The
+# heartbeats come from a thread that neither compilation nor Python blocks.
 _HEARTBEAT_TIMEOUT_S = 40
-# How long a process that is done waits for the others; process 0 draws the report meanwhile.
+# How long a finished process waits for the others, while process 0 draws the report.
 _SHUTDOWN_TIMEOUT_S = 600
-
-
-class Preempted(Exception):  # noqa: N818 (a notice, not an error)
-    """The run was told to stop, saved its state and stopped."""
 
 
 def connect(
@@ -34,20 +32,19 @@ def connect(
     process_id: int | None = None,
     environment: Mapping[str, str] = os.environ,
 ) -> None:
-    """Joins this process to the others of its run; call it before JAX is used for anything.
+    """Connects this process to the others of its run; call it before any other use of JAX.
 
-    Without arguments JAX finds the others itself, on TPU slices (also on GKE) and under SLURM. With a coordinator and a
-    count the index may be left out where the process is one of an indexed Kubernetes Job or JobSet: it is then
-    JOB_COMPLETION_INDEX.
+    Without arguments JAX finds the others itself, on TPU slices (also on GKE) and under SLURM. In an indexed Kubernetes
+    Job or JobSet only `process_id` may be left out: it is then JOB_COMPLETION_INDEX.
 
     Args:
-      coordinator_address: HOST:PORT of process 0, free there and reachable from everywhere.
-      num_processes: of the run.
-      process_id: of this one, 0 ... num_processes - 1.
-      environment: where an index is looked for.
+      coordinator_address: HOST:PORT of process 0; the port must be free there, and every process must reach it.
+      num_processes: number of processes in the run.
+      process_id: of this process, 0 ... num_processes - 1.
+      environment: may hold JOB_COMPLETION_INDEX.
 
     Raises:
-      ValueError: only a part is given, or nothing is found.
+      ValueError: only some arguments are given, one is out of range, or JAX finds no cluster.
     """
     timeouts = {"heartbeat_timeout_seconds": _HEARTBEAT_TIMEOUT_S, "shutdown_timeout_seconds": _SHUTDOWN_TIMEOUT_S}
     if coordinator_address is None and num_processes is None and process_id is None:
@@ -67,8 +64,8 @@ def connect(
             f"--coordinator_address {coordinator_address}, --num_processes {num_processes}, --process_id {process_id}: "
             "give all three (the last may be left out in an indexed Kubernetes Job), or none of them and --distributed"
         )
-    if not 0 <= process_id < num_processes:
-        raise ValueError(f"--process_id {process_id} of --num_processes {num_processes}: it must be 0 to count - 1")
+    checks.at_least(1, **{"--num_processes": num_processes})
+    checks.within(0, num_processes - 1, **{"--process_id": process_id})
     if ":" not in coordinator_address:
         raise ValueError(f"--coordinator_address {coordinator_address}: give HOST:PORT")
     jax.distributed.initialize(
@@ -77,35 +74,35 @@ def connect(
 
 
 def is_first() -> bool:
-    """Returns whether this is the process that writes what a run writes once."""
+    """Returns whether this is process 0, which writes whatever a run writes only once."""
     return jax.process_index() == 0
 
 
 @contextlib.contextmanager
 def preemption() -> Iterator[Callable[[int], bool]]:
-    """Gives a function that all processes call after every step, with its number: is this the step to stop after?
+    """Yields a function that returns whether to stop after a step; all processes call it after each, with its number.
 
-    SIGTERM to any process is what tells a run to stop. All processes get True after the same step.
+    SIGTERM to any process stops the run. All processes get True after the same step.
     """
     if jax.distributed.is_initialized():
         yield multihost_utils.reached_preemption_sync_point
         return
-    told = threading.Event()
-    # Elsewhere than in the main thread Python cannot take signals; such a run ends like any other program.
-    takes_signals = threading.current_thread() is threading.main_thread()
-    previous = signal.signal(signal.SIGTERM, lambda *_: told.set()) if takes_signals else None
+    stop = threading.Event()
+    # Python handles signals in the main thread only; a run in another thread ends like any other program.
+    handles_signals = threading.current_thread() is threading.main_thread()
+    previous = signal.signal(signal.SIGTERM, lambda *_: stop.set()) if handles_signals else None
     try:
-        yield lambda step: told.is_set()
+        yield lambda step: stop.is_set()
     finally:
-        if takes_signals:
+        if handles_signals:
             signal.signal(signal.SIGTERM, previous)
 
 
 @contextlib.contextmanager
 def ends_together() -> Iterator[None]:
-    """Ends this process at once when the block raises, so that the others notice and end as well.
+    """Exits immediately if the block raises, so that the other processes notice and exit too.
 
-    A Python program that fails would otherwise wait at its exit for the others, which wait for it in a collective.
+    Otherwise a failed process would wait at its exit for the others, which wait for it in a collective.
     """
     try:
         yield

@@ -4,9 +4,11 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
+from epfv2_jax.core import checks
+
 #: Largest image that is decoded, pixels. Our choice: six times the largest camera of EgoBody3M (1280 x 1024).
 MAX_PIXELS = 8_000_000
-#: Longest JPEG that is looked at, bytes. Our choice: one byte a pixel of the largest image.
+#: Longest JPEG that is read, bytes. Our choice: one byte a pixel of the largest image.
 MAX_JPEG_BYTES = 8_000_000
 
 
@@ -16,18 +18,12 @@ def jpeg_size_hw(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     Raises:
       ValueError: `data` is no JPEG, or declares more than `max_pixels` pixels (380 bytes can declare four billion).
     """
-    if not data:
-        raise ValueError("JPEG: 0 bytes; the image is missing")
-    if len(data) > MAX_JPEG_BYTES:
-        raise ValueError(f"JPEG: {len(data)} bytes, allowed are at most {MAX_JPEG_BYTES}")
-    try:
+    checks.not_empty("JPEG: bytes", data, "the image is missing")
+    checks.within(1, MAX_JPEG_BYTES, **{"JPEG, bytes": len(data)})
+    with checks.naming(f"JPEG: unreadable header in {len(data)} bytes", remedy="fetch the file again"):
         height, width, _, _ = simplejpeg.decode_jpeg_header(data)
-    except ValueError as error:
-        raise ValueError(f"JPEG: unreadable header ({error}) in {len(data)} bytes; fetch the file again") from error
-    if height * width > max_pixels:
-        raise ValueError(
-            f"JPEG: the header declares {width}x{height} pixels in {len(data)} bytes, allowed are at most {max_pixels}"
-        )
+    declared = f"JPEG: pixels that the header declares ({width}x{height}) in {len(data)} bytes"
+    checks.within(1, max_pixels, **{declared: height * width})
     return height, width
 
 
@@ -38,29 +34,26 @@ def decode_grey(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
       ValueError: the header is refused (see `jpeg_size_hw`) or the data is truncated or damaged.
     """
     height, width = jpeg_size_hw(data, max_pixels)
-    try:
+    with checks.naming(f"JPEG: {width}x{height} image in {len(data)} bytes is damaged"):
         return simplejpeg.decode_jpeg(data, colorspace="GRAY", strict=True)[:, :, 0]
-    except ValueError as error:
-        raise ValueError(f"JPEG: {width}x{height} image in {len(data)} bytes is damaged ({error})") from error
 
 
 def encode_grey(image: np.ndarray, quality: int = 92) -> bytes:
     """Returns the JPEG of a monochrome image (H, W) uint8; `quality` 1 to 100 (92: our choice)."""
-    if image.ndim != 2 or image.dtype != np.uint8:
-        raise ValueError(f"image: expected (H, W) uint8, got {image.shape} {image.dtype}")
+    checks.array("image (H, W)", image, (None, None), np.uint8)
     return simplejpeg.encode_jpeg(
         np.ascontiguousarray(image)[:, :, None], quality=quality, colorspace="GRAY", colorsubsampling="Gray"
     )
 
 
-def upright(stored: np.ndarray) -> np.ndarray:
-    """Returns the upright image (W, H) of a stored EgoBody3M image (H, W), whose +x points down in the world."""
-    return np.rot90(stored, k=-1)
+def upright(stored: np.ndarray, turns: int, size_hw: tuple[int, int] | None = None) -> np.ndarray:
+    """Returns the upright image of a stored one (H, W) after `turns` quarter turns, in the sense of `np.rot90`.
 
-
-def as_stored(image: np.ndarray) -> np.ndarray:
-    """Returns the image as EgoBody3M stores it: the inverse of `upright`."""
-    return np.rot90(image, k=1)
+    With `size_hw` (height, width) the upright image is of that size, as `resize` makes it.
+    """
+    if size_hw is not None:  # the small image is the cheaper one to turn
+        stored = resize(stored, size_hw[::-1] if turns % 2 else size_hw)
+    return np.rot90(stored, turns)
 
 
 def resize(image: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:

@@ -1,19 +1,15 @@
-"""The measured four-camera headset, and rigs turned upright."""
+"""The measured EgoBody3M headset, and rigs turned upright."""
 
 import json
 import pathlib
 
+import chex
+import jax
 import numpy as np
 
 from epfv2_jax.geometry import cameras
+from epfv2_jax.geometry.layout import RigLayout
 from epfv2_jax.structs import Rig
-
-#: Names of the views, in their order everywhere.
-VIEW_NAMES: tuple[str, ...] = ("left_side", "left_front", "right_front", "right_side")
-#: Quarter turns, in the sense of ``np.rot90``, that make a stored image (its +x points down) upright.
-UPRIGHT_TURNS = -1
-#: MIRRORED_VIEWS[v] is the view that takes the place of v under a left-right flip.
-MIRRORED_VIEWS: tuple[int, ...] = (3, 2, 1, 0)
 
 
 def default_rig() -> Rig:
@@ -32,14 +28,18 @@ def default_rig() -> Rig:
     return Rig(cameras=cameras.stack(views), T_cam_headset=T_cam_headset)
 
 
-def upright(rig: Rig, image_hw: tuple[int, int]) -> Rig:
-    """Returns the rig of the images after ``np.rot90(image, UPRIGHT_TURNS)``, resized to `image_hw` (height, width).
+def upright(rig: Rig, layout: RigLayout, image_hw: tuple[int, int]) -> Rig:
+    """Returns the rig (leading axis V) of the upright images, resized to `image_hw` (height, width).
 
-    The camera frames turn with the images: +x right, +y down as the wearer sees it. The resize may be anisotropic.
+    View v is that of ``np.rot90(image, layout.upright_turns[v])``. The camera frames turn with the images: +x right, +y
+    down as the wearer sees it. The two factors of the resize may differ.
     """
-    turned, R_new_old = cameras.rotate90(rig.cameras, UPRIGHT_TURNS)
-    T_new_old = np.eye(4, dtype=np.float32)
-    T_new_old[:3, :3] = R_new_old
+    T_old = np.asarray(rig.T_cam_headset)
+    chex.assert_shape(T_old, (layout.num_views, 4, 4))
     height, width = image_hw
-    T_cam_headset = np.matmul(T_new_old, np.asarray(rig.T_cam_headset))
-    return Rig(cameras=cameras.resize(turned, width, height), T_cam_headset=T_cam_headset)
+    T_new_old = np.tile(np.eye(4, dtype=np.float32), (layout.num_views, 1, 1))
+    views = []
+    for v, turns in enumerate(layout.upright_turns):
+        turned, T_new_old[v, :3, :3] = cameras.rotate90(jax.tree.map(lambda x, v=v: x[v], rig.cameras), turns)
+        views.append(cameras.resize(turned, width, height))
+    return Rig(cameras=cameras.stack(views), T_cam_headset=np.matmul(T_new_old, T_old))

@@ -1,12 +1,12 @@
-"""A golden sequence: what a graph was given and what JAX made of it, beside the graph, to be checked anywhere.
+"""Golden sequences: inputs of a graph and what JAX computes from them, in a file beside the graph.
 
 An uncompressed .npz without pickled objects. F is the number of frames.
 
-    inputs/NAME      (F, ...) every input, the state aside, which starts at zero
+    inputs/NAME      (F, ...) every input except the state, which starts at zero
     outputs/NAME     (F, ...) what JAX computed in float32
     final/NAME       (...) the state after the last frame
     tolerance/NAME   () largest difference allowed for an output, or for a state tensor next_NAME
-    graph_sha256     () of the ONNX file that belongs to it
+    graph_sha256     () of the ONNX file that the sequence belongs to
 """
 
 import os
@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from epfv2_jax.deploy import session as onnx_session
+from epfv2_jax.core import files
+from epfv2_jax.deploy.session import NEXT, OnnxSession
 
 NUM_FRAMES = 40
 _GROUPS = ("inputs", "outputs", "final", "tolerance")
@@ -25,7 +26,7 @@ Golden = dict[str, dict[str, np.ndarray]]
 
 
 def path_of(graph_path: str | os.PathLike) -> pathlib.Path:
-    """Returns where the golden sequence of a graph lies."""
+    """Returns the path of the golden sequence of a graph."""
     graph_path = pathlib.Path(graph_path)
     return graph_path.with_suffix(".golden.npz")
 
@@ -41,7 +42,7 @@ def read(path: str | os.PathLike, graph_path: str | os.PathLike) -> Golden:
     """Returns the golden sequence at `path` of the graph at `graph_path`.
 
     Raises:
-      ValueError: there is none, it cannot be read, or it belongs to another graph.
+      ValueError: there is no such file, it cannot be read, or it belongs to another graph.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -56,7 +57,7 @@ def read(path: str | os.PathLike, graph_path: str | os.PathLike) -> Golden:
             golden[group][name] = value
     except Exception as error:  # zipfile, numpy and lookups raise their own classes
         raise ValueError(f"{path}: not a golden sequence ({error}); export again") from error
-    if sha256 != onnx_session.file_sha256(graph_path):
+    if sha256 != files.sha256(graph_path):
         raise ValueError(f"{path}: belongs to another graph than {graph_path}; copy the two that were made together")
     return golden
 
@@ -67,15 +68,15 @@ def num_frames(golden: Mapping[str, Mapping[str, np.ndarray]]) -> int:
 
 
 def frame_inputs(golden: Mapping[str, Mapping[str, np.ndarray]], frame: int) -> dict[str, np.ndarray]:
-    """Returns the inputs of one frame by name, the state aside."""
+    """Returns the inputs of one frame by name, without the state."""
     return {name: value[frame] for name, value in golden["inputs"].items()}
 
 
-def replay(session: onnx_session.OnnxSession, golden: Golden) -> dict[str, float]:
+def replay(session: OnnxSession, golden: Golden) -> dict[str, float]:
     """Returns the largest difference of each output, and of the last state, from what JAX computed; in order.
 
-    The session feeds itself: an error in the state would grow from frame to frame. A difference that is not finite, or
-    a flag that differs, counts as infinite.
+    The session feeds its state back to itself, so an error in the state would grow from frame to frame. A difference
+    that is not finite, or a flag that differs, counts as infinite.
     """
     session.reset()
     differences = dict.fromkeys(golden["outputs"], 0.0)
@@ -84,7 +85,7 @@ def replay(session: onnx_session.OnnxSession, golden: Golden) -> dict[str, float
         for name, expected in golden["outputs"].items():
             differences[name] = max(differences[name], difference(outputs[name], expected[frame]))
     for name, expected in golden["final"].items():
-        differences[onnx_session.NEXT + name] = difference(session.state[name], expected)
+        differences[NEXT + name] = difference(session.state[name], expected)
     session.reset()
     return differences
 
@@ -98,7 +99,7 @@ def difference(found: np.ndarray, expected: np.ndarray) -> float:
 
 
 def beyond_tolerance(golden: Golden, differences: Mapping[str, float]) -> list[str]:
-    """Returns a sentence part for each output that differs by more than is allowed."""
+    """Returns a clause for each output that differs by more than the sequence allows."""
     limits: dict[str, Any] = golden["tolerance"]
     return [
         f"{name} differs by {found:.3g}, allowed is {float(limits[name]):.3g}"

@@ -1,4 +1,4 @@
-"""A static ONNX graph that rules rewrite (`onnx_rules`), and the post conditions of one that is to be deployed."""
+"""A static ONNX graph that rules rewrite (see `deploy.rules`)."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -8,10 +8,6 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
-
-#: Operator sets that a deployed graph may use.
-OPSETS = range(17, 22)
-_CONTROL_FLOW = {"If", "Loop", "Scan"}
 
 _MAX_PASSES = 100  # a handful are needed
 _SHAPE_CONSTANT = 1024  # constants of more entries cannot be shapes, and are hidden from shape inference
@@ -27,16 +23,16 @@ class Node:
     attributes: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def proto(self) -> onnx.NodeProto:
-        """Returns the node as ONNX has it."""
+        """Returns the node as an ONNX message."""
         return helper.make_node(self.op, self.inputs, self.outputs, self.outputs[0], **self.attributes)
 
 
-#: Returns nodes in place of a node, the name of a tensor equal to its output, or None where it does not apply.
+#: Returns nodes in place of a node, the name of a tensor equal to the node's output, or None where it does not apply.
 Rule = Callable[["Graph", Node], "list[Node] | str | None"]
 
 
 class Graph:
-    """A graph of static shapes that rules rewrite: nodes in order of execution, constants and types by name."""
+    """A graph of static shapes: nodes in order of execution, constants and types by name."""
 
     def __init__(self, model: onnx.ModelProto):
         graph = model.graph
@@ -57,7 +53,7 @@ class Graph:
         self._producers: dict[str, Node] = {}
 
     def model(self) -> onnx.ModelProto:
-        """Returns the graph as a model of one file, without value_info."""
+        """Returns the graph as an ONNX model in one file, without value_info."""
         used = {name for node in self.nodes for name in node.inputs} | {o.name for o in self.outputs}
         tensors = [numpy_helper.from_array(np.ascontiguousarray(v), k) for k, v in self.constants.items() if k in used]
         graph = helper.make_graph([n.proto() for n in self.nodes], "step", self.inputs, self.outputs, tensors)
@@ -65,9 +61,9 @@ class Graph:
         return helper.make_model(graph, opset_imports=[opset], ir_version=helper.find_min_ir_version_for([opset]))
 
     def rewrite(self, rules: Mapping[str, Sequence[Rule]]) -> None:
-        """Applies what `rules` has for each kind of operation until nothing changes.
+        """Applies the rules of each kind of operation, in order, until none applies.
 
-        Besides, what depends on constants only is evaluated, and what is computed twice or for nothing goes.
+        Also evaluates what depends on constants alone, and removes what is computed twice or never used.
         """
         output_names = {o.name for o in self.outputs}
         for _ in range(_MAX_PASSES):
@@ -92,12 +88,12 @@ class Graph:
         return self._types[name][1] if name in self._types else None
 
     def producer(self, name: str, op: str | None = None) -> Node | None:
-        """Returns the node that makes a tensor, if it is of kind `op`."""
+        """Returns the node that computes a tensor if it is of kind `op` (None: any), else None."""
         node = self._producers.get(name)
         return node if node is not None and op in (None, node.op) else None
 
     def constant(self, value: Any, dtype: Any = None) -> str:
-        """Returns the name of a constant; equal small ones share theirs, so that nodes that use them can be twins."""
+        """Returns the name of a constant. Equal small ones share it, so that equal nodes are recognised as such."""
         value = np.asarray(value, dtype)
         if value.size > _SHAPE_CONSTANT:
             name = self.name("weights")
@@ -110,11 +106,11 @@ class Graph:
         return self._small[key]
 
     def node(self, op: str, *inputs: str, output: str | None = None, **attributes: Any) -> Node:
-        """Returns a new node of one output, named `output` or anew."""
+        """Returns a new node with one output, called `output` or given a new name."""
         return Node(op, list(inputs), [output or self.name(op.lower())], attributes)
 
     def name(self, stem: str) -> str:
-        """Returns a name that nothing has yet."""
+        """Returns a name that is not in use."""
         while True:
             self._made += 1
             name = f"{stem}__{self._made}"
@@ -122,7 +118,7 @@ class Graph:
                 return name
 
     def _pass(self, rules: Mapping[str, Sequence[Rule]], output_names: set[str]) -> bool:
-        """Goes through the graph once, in order, so that a rule sees what is above it already rewritten."""
+        """Rewrites the nodes once, in order of execution: a rule sees what is above its node already rewritten."""
         alias: dict[str, str] = {}
         seen: dict[Any, Node] = {}
         done: list[Node] = []
@@ -156,7 +152,7 @@ class Graph:
         return changed
 
     def _canonical(self, name: str) -> str:
-        """The shared name of a small constant; any other name as it is."""
+        """Returns the shared name of a small constant; any other name as it is."""
         small = name in self.constants and self.constants[name].size <= _SHAPE_CONSTANT
         return self.constant(self.constants[name]) if small else name
 
@@ -187,7 +183,7 @@ class Graph:
         self.constants = {name: value for name, value in self.constants.items() if name in needed}
 
     def _name_outputs(self, output_names: set[str]) -> None:
-        """Gives a tensor that is only copied to an output the output's name."""
+        """Gives a tensor that is only copied to an output the name of that output."""
         made = {name for node in self.nodes for name in node.outputs}
         names: dict[str, str] = {}
         for node in self.nodes:
@@ -203,7 +199,7 @@ class Graph:
             node.outputs = [names.get(name, name) for name in node.outputs]
 
     def _infer_types(self) -> None:
-        """Shapes and types of everything; large constants go in as inputs, so that no weights are copied."""
+        """Infers all shapes and types. Large constants are passed as inputs, so that no weights are copied."""
         hidden = {k: v for k, v in self.constants.items() if v.size > _SHAPE_CONSTANT}
         shown = [numpy_helper.from_array(v, k) for k, v in self.constants.items() if k not in hidden]
         inputs = [
@@ -218,53 +214,3 @@ class Graph:
             dims = [d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim]
             if tensor.HasField("shape") and None not in dims:
                 self._types[value.name] = tuple(dims), np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type))
-
-
-def check(model: onnx.ModelProto) -> None:
-    """Returns nothing; raises unless a graph is fit for deployment.
-
-    Raises:
-      ValueError: the checker of ONNX refuses the model; it holds control flow, a dynamic shape, an operation outside
-        the default domain, of an operator set outside 17-21 or kept in functions, a Gemm with beta = 0, data outside
-        the file, or a normalisation that belongs into the convolution before it.
-    """
-    problems = []
-    versions = {o.domain: o.version for o in model.opset_import}
-    if set(versions) != {""} or versions[""] not in OPSETS:
-        problems.append(f"operator sets {versions}; only the default one, {OPSETS[0]} to {OPSETS[-1]}, is portable")
-    if model.functions:
-        problems.append(f"functions {sorted(f.name for f in model.functions)}")
-    if any(t.data_location == onnx.TensorProto.EXTERNAL for t in model.graph.initializer):
-        problems.append("data outside the file")
-    if model.graph.value_info:
-        problems.append("value_info, which may contradict the rewritten graph")
-    for value in [*model.graph.input, *model.graph.output]:
-        if any(not d.HasField("dim_value") or d.dim_value < 1 for d in value.type.tensor_type.shape.dim):
-            problems.append(f"the dynamic or empty shape of {value.name}")
-    convolutions = {node.output[0] for node in model.graph.node if node.op_type == "Conv"}
-    for node in model.graph.node:
-        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        if node.domain not in ("", "ai.onnx"):
-            problems.append(f"{node.op_type} of the domain {node.domain}")
-        if node.op_type in _CONTROL_FLOW:
-            problems.append(f"control flow ({node.op_type})")
-        if node.op_type == "Gemm" and attributes.get("beta", 1.0) == 0:
-            problems.append(f"Gemm with beta = 0 ({node.name})")
-        if node.op_type == "BatchNormalization":
-            problems.append(f"a batch normalisation that was not folded ({node.name})")
-        if node.op_type == "Transpose" and convolutions & set(node.input) and convolutions & _readers(model, node):
-            problems.append(f"a change of layout between convolutions ({node.name})")
-    if problems:
-        raise ValueError(f"the ONNX graph holds {'; '.join(problems)}; it is not published")
-    try:
-        onnx.checker.check_model(model, full_check=True)
-    except Exception as error:  # the checker raises errors of several unrelated classes
-        raise ValueError(f"the checker of ONNX refuses the graph: {error}") from error
-    inferred = shape_inference.infer_shapes(model, data_prop=True).graph
-    for value in inferred.value_info:
-        if any(not d.HasField("dim_value") for d in value.type.tensor_type.shape.dim):
-            raise ValueError(f"the ONNX graph holds the dynamic shape of {value.name}; it is not published")
-
-
-def _readers(model: onnx.ModelProto, node: onnx.NodeProto) -> set[str]:
-    return {name for other in model.graph.node if set(node.output) & set(other.input) for name in other.output}

@@ -1,4 +1,4 @@
-"""An exported graph in float16 or int8: the encoder, which is nearly all of its cost; the rest stays float32."""
+"""Graphs with the encoder, which is nearly all of their cost, in float16 or int8; the rest stays float32."""
 
 import os
 import pathlib
@@ -9,17 +9,17 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from epfv2_jax.deploy import frames
-from epfv2_jax.deploy import graph as onnx_graph
+from epfv2_jax.deploy.graph import Graph, Node
+from epfv2_jax.deploy.sequences import FrameSequence
 
 _PRODUCTS = ("Conv", "MatMul", "Gemm")
 _HALF_MAX = float(np.finfo(np.float16).max)
 
 
-def image_nodes(graph: onnx_graph.Graph) -> list[onnx_graph.Node]:
-    """Returns the nodes that depend on the images (and their validity) and on nothing else: the encoder.
+def image_nodes(graph: Graph) -> list[Node]:
+    """Returns the nodes that depend on nothing but the images and their validity: the encoder.
 
-    What also depends on a pose, on the cameras or on the state is geometry or works on one token a frame.
+    Nodes that also depend on a pose, the cameras or the state compute geometry, or work on one token a frame.
     """
     found, only_images = [], {"images", "view_valid"}
     for node in graph.nodes:
@@ -30,8 +30,8 @@ def image_nodes(graph: onnx_graph.Graph) -> list[onnx_graph.Node]:
     return found
 
 
-def to_half(graph: onnx_graph.Graph) -> onnx.ModelProto:
-    """Returns the model with the encoder in float16; inputs, outputs and all that follows are float32."""
+def to_half(graph: Graph) -> onnx.ModelProto:
+    """Returns the model with the encoder in float16. Inputs, outputs and everything after the encoder are float32."""
     half = {id(node) for node in image_nodes(graph)}
     tensors = {name for node in graph.nodes if id(node) in half for name in node.outputs}
     is_float = {name for name in tensors if graph.dtype(name) == np.float32}
@@ -48,23 +48,21 @@ def to_half(graph: onnx_graph.Graph) -> onnx.ModelProto:
             elif id(node) not in half and name in is_float:
                 if name not in back:
                     back[name] = f"{name}__float"
-                    casts.append(onnx_graph.Node("Cast", [name], [back[name]], {"to": TensorProto.FLOAT}))
+                    casts.append(Node("Cast", [name], [back[name]], {"to": TensorProto.FLOAT}))
                 inputs[i] = back[name]
         if id(node) in half and node.op == "Cast" and attributes["to"] == TensorProto.FLOAT:
             attributes["to"] = TensorProto.FLOAT16
-        nodes += [*casts, onnx_graph.Node(node.op, inputs, node.outputs, attributes)]
-    converted = onnx_graph.Graph(graph.model())
+        nodes += [*casts, Node(node.op, inputs, node.outputs, attributes)]
+    converted = Graph(graph.model())
     converted.nodes, converted.constants = nodes, constants
     return converted.model()
 
 
-def quantize(
-    graph: onnx_graph.Graph, state: Mapping[str, np.ndarray], sequences: Iterable[frames.FrameSequence]
-) -> onnx.ModelProto:
+def quantize(graph: Graph, state: Mapping[str, np.ndarray], sequences: Iterable[FrameSequence]) -> onnx.ModelProto:
     """Returns the model with the encoder's products in int8, as QuantizeLinear and DequantizeLinear pairs.
 
-    Weights are quantised for each output channel, activations by the range that they take on `sequences`. The products
-    see nothing but the images, so `state` may be any.
+    Weights are quantised for each output channel, activations by their range over `sequences`. The products depend on
+    the images alone, so any `state` will do.
     """
     import onnxruntime as ort
     from onnxruntime import quantization
@@ -92,5 +90,5 @@ def quantize(
             weight_type=quantization.QuantType.QInt8,
         )
         model = onnx.load(target)
-    rewritten = onnx_graph.Graph(model)
+    rewritten = Graph(model)
     return rewritten.model()

@@ -1,6 +1,5 @@
-"""An exported graph in ONNX Runtime: checked when it is opened, fed by name. Needs neither JAX nor a checkpoint."""
+"""Runs an exported graph in ONNX Runtime. Needs neither JAX nor a checkpoint."""
 
-import hashlib
 import json
 import os
 import pathlib
@@ -9,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from epfv2_jax.core import checks
+
 FORMAT_VERSION = 1
-#: The output with this before its name is the next state of the input of that name.
+#: Prefix of the outputs that are the next state: output next_NAME becomes input NAME.
 NEXT = "next_"
 _DTYPES = {
     "tensor(float)": np.float32,
@@ -21,13 +22,13 @@ _DTYPES = {
 
 
 class OnnxSession:
-    """An exported graph and the state of its streams; `metadata` is what the file says of itself (`onnx_export`)."""
+    """Runs an exported graph frame by frame and keeps the state of its streams. `metadata` is that of the file."""
 
     def __init__(self, path: str | os.PathLike, threads: int = 1):
         """Opens the graph at `path` on the CPU.
 
         Raises:
-          ValueError: there is no such file, it is not a graph of `epfv2_jax.export`, or its weights lie outside it.
+          ValueError: there is no such file, `epfv2_jax.export` did not write it, or its weights lie in other files.
         """
         check_file(path)
         import onnxruntime as ort
@@ -43,14 +44,14 @@ class OnnxSession:
         self.reset()
 
     def reset(self) -> None:
-        """Forgets: the next frame is the first of its stream. All state is zero then."""
+        """Starts new streams: sets all state to zero."""
         self.state = {name: np.zeros(*self._inputs[name]) for name in self._state_names}
 
     def step(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Returns the outputs of one frame by name; the next state, which is among the graph's outputs, is kept.
+        """Returns the outputs of one frame by name, without the next state, which the session keeps.
 
         Args:
-          inputs: every input by name, the state aside.
+          inputs: every input by name, without the state.
 
         Raises:
           ValueError: an input is missing, unknown, of another shape or type, or holds values that are not finite.
@@ -60,12 +61,9 @@ class OnnxSession:
             raise ValueError(f"inputs: {sorted(set(inputs) ^ set(expected))} are missing, or unknown to the graph")
         for name, (shape, dtype) in expected.items():
             value = inputs[name]
-            if value.shape != shape or value.dtype != dtype:
-                raise ValueError(
-                    f"{name}: got {value.shape} {value.dtype}, the graph was exported for {shape} {np.dtype(dtype)}"
-                )
-            if value.dtype == np.float32 and not np.isfinite(value).all():
-                raise ValueError(f"{name}: holds values that are not finite; leave the frame out and raise frame_gap")
+            checks.array(name, value, shape, dtype, "as the graph was exported")
+            if dtype == np.float32:
+                checks.finite(name, value, "leave the frame out and raise frame_gap")
         values = self._session.run(None, {**inputs, **self.state})
         outputs = dict(zip(self._output_names, values, strict=True))
         self.state = {name: outputs.pop(NEXT + name) for name in self.state}
@@ -73,7 +71,7 @@ class OnnxSession:
 
 
 def check_file(path: str | os.PathLike) -> None:
-    """Returns nothing; raises unless there is an ONNX file at `path` that holds its own weights.
+    """Raises unless there is an ONNX file at `path` that holds its own weights.
 
     Raises:
       ValueError: there is no file, it cannot be parsed, or its weights lie in other files.
@@ -98,7 +96,7 @@ def check_file(path: str | os.PathLike) -> None:
 
 
 def decode_metadata(path: str | os.PathLike, properties: Mapping[str, str]) -> dict[str, Any]:
-    """Returns the metadata of a graph, JSON decoded.
+    """Returns the metadata of a graph, decoded from JSON.
 
     Raises:
       ValueError: the graph is not one that `epfv2_jax.export` wrote in this format.
@@ -109,9 +107,3 @@ def decode_metadata(path: str | os.PathLike, properties: Mapping[str, str]) -> d
             "the checkpoint again with python -m epfv2_jax.export"
         )
     return {key: json.loads(value) for key, value in properties.items()}
-
-
-def file_sha256(path: str | os.PathLike) -> str:
-    """Returns the SHA-256 of a file in hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

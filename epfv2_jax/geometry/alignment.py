@@ -12,13 +12,12 @@ def similarity_align(source_m: jax.Array, target_m: jax.Array, weights: jax.Arra
 
     Args:
       source_m, target_m: (..., J, 3), metres, in any common frame.
-      weights: (..., J), >= 0; a point of weight 0 is moved but does not count, and may hold anything, even NaN.
+      weights: (..., J), >= 0; a point of weight 0 does not affect the others and may hold anything, even NaN.
 
-    Umeyama, "Least-squares estimation of transformation parameters between two point patterns" (1991): never a
-    reflection. Degenerate sets (all weights zero, all points equal, or on one line) give finite results: a point set
-    without extent is only moved. The rotation is a constant for gradients; those of the weighted squared error are
-    exact all the same, because the optimum is stationary in the rotation, and they stay finite where those of an SVD
-    do not.
+    Umeyama, "Least-squares estimation of transformation parameters between two point patterns" (1991); never a
+    reflection. Degenerate sets (all weights zero, all points equal, or on one line) give finite results: points that
+    all coincide are only moved. Gradients treat the rotation as a constant. Those of the weighted squared error are
+    still exact, because the optimum is stationary in the rotation, and they are finite where those of an SVD are not.
     """
     chex.assert_equal_shape([source_m, target_m])
     chex.assert_shape(weights, source_m.shape[:-1])
@@ -44,7 +43,7 @@ def similarity_align(source_m: jax.Array, target_m: jax.Array, weights: jax.Arra
 
 
 def _nearest_rotation(matrix: jax.Array) -> jax.Array:
-    """The rotation R that maximises trace(R^T matrix)."""
+    """Returns the rotation R that maximises trace(R^T matrix)."""
     U, _, Vt = jnp.linalg.svd(matrix)
     sign = jnp.where(jnp.linalg.det(U @ Vt) < 0, -1.0, 1.0)
     ones = jnp.ones_like(sign)

@@ -1,4 +1,4 @@
-"""Cameras: pinhole and fisheye (Kannala-Brandt 4, Fisheye62, FISHEYE624): projection, inverse, changes of the image.
+"""Pinhole and fisheye cameras (Kannala-Brandt 4, Fisheye62, FISHEYE624): projection, its inverse, cropping and turning.
 
 All fisheye models are one formula with some coefficients zero. With the angle th of a point from the optical axis and
 the unit direction e of its (x, y):
@@ -7,13 +7,14 @@ the unit direction e of its (x, y):
     d = m + |m|^2 p + 2 (p . m) m + (s1 |m|^2 + s2 |m|^4, s3 |m|^2 + s4 |m|^4)
     pixel = focal * d + center
 
-(Project Aria's FISHEYE624; without s and with two focal lengths the Fisheye62 of EgoBody3M.) p and (s1, s3), (s2, s4)
-are vectors of the image plane, so they turn with it. The camera frame has +x along image columns, +y along image rows
-and +z along the optical axis. An integer pixel coordinate is the centre of a pixel: the image covers [-0.5, width -
-0.5].
+This is Project Aria's FISHEYE624, and without s and with two focal lengths the Fisheye62 of EgoBody3M. p, (s1, s3) and
+(s2, s4) are vectors in the image plane, so they turn with it. The camera frame has +x along image columns, +y along
+image rows and +z along the optical axis. Integer pixel coordinates are the centres of pixels: the image covers [-0.5,
+width - 0.5].
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import chex
 import jax
@@ -21,13 +22,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from epfv2_jax.core import checks
 from epfv2_jax.geometry import series
 
-#: Points nearer to the plane of the optical centre count as behind the camera, metres.
+#: Points of smaller depth count as behind the camera, metres.
 MIN_DEPTH_M = 1e-3
-#: Largest angle from the optical axis that any model accepts: a point must lie in front of the camera.
+#: Largest angle from the optical axis in any model: points must lie in front of the camera.
 MAX_ANGLE_RAD = np.pi / 2 - 1e-3
-# Direction in the image of a clamped point is faded out nearer to the axis than this, metres.
+# Clamped points nearer to the optical axis than this move toward the image centre, metres: the axis has no direction.
 _MIN_RADIUS_M = 1e-2
 _NEWTON_STEPS = 8
 _ANGLE_STEPS = 24
@@ -42,37 +44,40 @@ class Camera(struct.PyTreeNode):
     tangential: jax.Array  # (..., 2) p1, p2
     thin_prism: jax.Array  # (..., 4) s1..s4
     size_px: jax.Array  # (..., 2) width, height
-    max_angle_rad: jax.Array  # (...,) the lens model is valid below this angle from the optical axis
+    max_angle_rad: jax.Array  # (...,) the model is valid below this angle from the optical axis
     model: str = struct.field(pytree_node=False, default="fisheye")  # "pinhole" (no distortion) or "fisheye"
 
 
 def pinhole(*, focal_px, center_px, size_px, max_angle_rad: float = np.deg2rad(85.0), dtype=np.float32) -> Camera:
     """Returns a camera without distortion; arguments as in `fisheye624`. Valid up to 85 degrees (our choice)."""
-    camera = _build("pinhole", focal_px, center_px, (), (), (), size_px, dtype)
+    given = {"focal_px": focal_px, "center_px": center_px, "size_px": size_px, "k": (), "p": (), "s": ()}
+    camera = _build("pinhole", given, num_radial=0, dtype=dtype)
     return camera.replace(max_angle_rad=np.full_like(camera.max_angle_rad, min(max_angle_rad, MAX_ANGLE_RAD)))
 
 
 def kannala_brandt4(*, focal_px, center_px, k, size_px, dtype=np.float32) -> Camera:
-    """Returns a Kannala-Brandt camera of four radial coefficients (cv2.fisheye); arguments as in `fisheye624`."""
-    return _build("fisheye", focal_px, center_px, k, (), (), size_px, dtype, num_radial=4)
+    """Returns a Kannala-Brandt camera with four radial coefficients (cv2.fisheye); arguments as in `fisheye624`."""
+    given = {"focal_px": focal_px, "center_px": center_px, "size_px": size_px, "k": k, "p": (), "s": ()}
+    return _build("fisheye", given, num_radial=4, dtype=dtype)
 
 
 def fisheye62(*, focal_px, center_px, k, p, size_px, dtype=np.float32) -> Camera:
     """Returns the camera of EgoBody3M: six radial and two tangential coefficients; arguments as in `fisheye624`."""
-    return _build("fisheye", focal_px, center_px, k, p, (), size_px, dtype, num_radial=6)
+    return fisheye624(focal_px=focal_px, center_px=center_px, k=k, p=p, s=(), size_px=size_px, dtype=dtype)
 
 
 def fisheye624(*, focal_px, center_px, k, p, s, size_px, dtype=np.float32) -> Camera:
     """Returns a camera with six radial, two tangential and four thin-prism coefficients, as numpy arrays.
 
     Arguments (host arrays, leading axes broadcast): `focal_px` (..., 2) fx, fy or one number; `center_px` (..., 2);
-    `k` (..., 6), `p` (..., 2), `s` (..., 4); `size_px` (..., 2) width, height. The camera is valid up to the turning
-    point of the radial curve, at most just under 90 degrees.
+    `k` (..., 6), `p` (..., 2), `s` (..., 4) (`p` and `s` may be empty); `size_px` (..., 2) width, height. The camera is
+    valid up to the turning point of the radial curve, and below 90 degrees.
 
     Raises:
       ValueError: a coefficient is not finite, a focal length or size is not positive, or a shape is wrong.
     """
-    return _build("fisheye", focal_px, center_px, k, p, s, size_px, dtype, num_radial=6)
+    given = {"focal_px": focal_px, "center_px": center_px, "size_px": size_px, "k": k, "p": p, "s": s}
+    return _build("fisheye", given, num_radial=6, dtype=dtype)
 
 
 def turning_angle(radial: np.ndarray) -> np.ndarray:
@@ -90,10 +95,10 @@ def turning_angle(radial: np.ndarray) -> np.ndarray:
 
 
 def without_turning_limit(camera: Camera) -> Camera:
-    """Returns the camera with its formula trusted for every point in front of it, past the turning point too.
+    """Returns the camera with its formula valid for every point in front of it, also past the turning point.
 
-    Only for comparing with, or writing, files that hold the bare formula's pixels: past the turning point a pixel
-    stands for two directions.
+    Only for reading or writing files whose pixels follow the formula everywhere: past the turning point two directions
+    share a pixel.
     """
     xp = _array_module(camera)
     return camera.replace(max_angle_rad=xp.full_like(camera.max_angle_rad, MAX_ANGLE_RAD))
@@ -102,9 +107,9 @@ def without_turning_limit(camera: Camera) -> Camera:
 def project(camera: Camera, points_cam_m: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns pixels (..., N, 2) and validity (..., N) of points (..., N, 3) in the camera frame, metres.
 
-    The camera's leading axes broadcast with the points' axes before N. A point is valid in front of the camera and
-    below `max_angle_rad` from the optical axis (whether inside the image: `inside_image`). An invalid point is moved
-    to `max_angle_rad` in its own direction round the axis, so pixels and gradients are finite everywhere.
+    The camera's leading axes broadcast with the points' axes before N. A point is valid if it lies in front of the
+    camera and below `max_angle_rad` from the optical axis, inside the image or not (see `inside_image`). An invalid
+    point is moved to `max_angle_rad` in its own direction round the axis, so pixels and gradients are always finite.
     """
     chex.assert_axis_dimension(points_cam_m, -1, 3)
     dtype = jnp.result_type(points_cam_m, camera.focal_px, jnp.float32)
@@ -136,8 +141,8 @@ def project(camera: Camera, points_cam_m: jax.Array) -> tuple[jax.Array, jax.Arr
 def unproject(camera: Camera, uv_px: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns unit rays (..., N, 3) in the camera frame and validity (..., N) of pixels (..., N, 2).
 
-    The inverse of `project` up to `max_angle_rad`; a pixel beyond is invalid and gets the ray at that angle. Not
-    meant to be differentiated.
+    Inverts `project` up to `max_angle_rad`; a pixel beyond is invalid and gets the ray at that angle. Not
+    made for gradients.
     """
     chex.assert_axis_dimension(uv_px, -1, 2)
     dtype = jnp.result_type(uv_px, camera.focal_px, jnp.float32)
@@ -161,7 +166,7 @@ def unproject(camera: Camera, uv_px: jax.Array) -> tuple[jax.Array, jax.Array]:
         limit = max_angle * _radial_gain(radial, max_angle**2)
         angle = _invert_radial(radial, jnp.minimum(length, limit), max_angle)
         valid = length < limit
-    # Newton's method may leave the region where decentring is invertible: such pixels lie far outside any image.
+    # Far outside any image the decentring is not invertible, and Newton's method may diverge.
     finite = jnp.isfinite(length)
     direction = jnp.where(finite, mapped, 0.0) / jnp.where(finite & (length > 0), length, 1.0)
     angle = jnp.where(finite, angle, 0.0)
@@ -184,7 +189,7 @@ def normalized_uv(camera: Camera, uv_px: jax.Array) -> jax.Array:
 
 
 def crop(camera: Camera, x0: int, y0: int, width: int, height: int) -> Camera:
-    """Returns the camera of the window from column `x0` and row `y0`; it may reach outside the image (padding)."""
+    """Returns the camera of a window that starts at column `x0` and row `y0`; it may exceed the image (padding)."""
     return _with_window(camera, [x0, y0], [width, height])
 
 
@@ -200,8 +205,7 @@ def resize(camera: Camera, width: int, height: int) -> Camera:
 def rotate90(camera: Camera, k: int) -> tuple[Camera, np.ndarray]:
     """Returns the camera of ``np.rot90(image, k)`` and the rotation R_new_old (3, 3) of the camera frame.
 
-    A point's coordinates turn with the image: points_new = R_new_old @ points_old, and T_new_headset = R_new_old @
-    T_old_headset.
+    Coordinates turn with the image: points_new = R_new_old @ points_old, and T_new_headset = R_new_old @ T_old_headset.
     """
     R_new_old = np.eye(3, dtype=np.float32)
     quarter = np.array([[0, 1, 0], [-1, 0, 0], [0, 0, 1]], np.float32)  # x_new = y_old, y_new = -x_old
@@ -221,7 +225,7 @@ def rotate90(camera: Camera, k: int) -> tuple[Camera, np.ndarray]:
 
 
 def mirror(camera: Camera) -> Camera:
-    """Returns the camera of the image flipped left-right; it sees points with x negated."""
+    """Returns the camera of the image flipped left-right, which projects points with x negated."""
     xp = _array_module(camera)
     cx, cy = camera.center_px[..., 0], camera.center_px[..., 1]
     s1, s2, s3, s4 = (camera.thin_prism[..., i] for i in range(4))
@@ -233,7 +237,7 @@ def mirror(camera: Camera) -> Camera:
 
 
 def stack(cameras: Sequence[Camera]) -> Camera:
-    """Returns one camera with a new last leading axis V over the given cameras, which must be of one model.
+    """Returns the given cameras, which must be of one model, as one camera with a new last leading axis V.
 
     Raises:
       ValueError: no camera, or cameras of different models.
@@ -246,8 +250,7 @@ def stack(cameras: Sequence[Camera]) -> Camera:
     return jax.tree.map(lambda *leaves: xp.stack(leaves, axis=axis), *cameras)
 
 
-def _build(model, focal_px, center_px, k, p, s, size_px, dtype, num_radial=0) -> Camera:
-    given = {"focal_px": focal_px, "center_px": center_px, "size_px": size_px, "k": k, "p": p, "s": s}
+def _build(model: str, given: Mapping[str, Any], num_radial: int, dtype) -> Camera:
     arrays = {name: np.asarray(value, np.float64) for name, value in given.items()}
     if arrays["focal_px"].ndim == 0:
         arrays["focal_px"] = np.repeat(arrays["focal_px"], 2)
@@ -255,11 +258,10 @@ def _build(model, focal_px, center_px, k, p, s, size_px, dtype, num_radial=0) ->
     for name, array in arrays.items():
         if array.ndim == 0 or array.shape[-1] not in widths[name]:
             raise ValueError(f"camera {name}: expected {widths[name][0]} numbers, got shape {array.shape}")
-        if not np.isfinite(array).all():
-            raise ValueError(f"camera {name}: every number must be finite, got {array.tolist()}")
+        checks.finite(f"camera {name}", array, f"got {array.tolist()}")
     for name in ("focal_px", "size_px"):
-        if not (arrays[name] > 0).all():
-            raise ValueError(f"camera {name}: must be positive, got {arrays[name].tolist()}")
+        for number in arrays[name].ravel():
+            checks.above(0, **{f"camera {name}": number})
     lead = np.broadcast_shapes(*(array.shape[:-1] for array in arrays.values()))
 
     def padded(name: str, width: int) -> np.ndarray:
@@ -293,7 +295,7 @@ def _with_window(camera: Camera, origin: Sequence[int], size: Sequence[int]) -> 
 
 
 def _per_point(x: jax.Array, lead: tuple[int, ...], dtype) -> jax.Array:
-    """Camera parameters (..., C) as (*lead, 1, C), ready to meet points (*lead, N, C')."""
+    """Returns camera parameters (..., C) as (*lead, 1, C), which broadcast with points (*lead, N, C')."""
     return jnp.broadcast_to(jnp.asarray(x).astype(dtype), (*lead, x.shape[-1]))[..., None, :]
 
 
@@ -331,9 +333,9 @@ def _remove_decentering(distorted: jax.Array, tangential: jax.Array, thin_prism:
 
 
 def _invert_radial(radial: jax.Array, length: jax.Array, max_angle: jax.Array) -> jax.Array:
-    """The angle whose radial map is `length`.
+    """Returns the angle whose radial map is `length`.
 
-    Newton's method kept inside a shrinking bracket, since the slope is zero at the turning point.
+    Newton's method within a shrinking bracket, since the slope is zero at the turning point.
     """
     slope_radial = radial * jnp.broadcast_to(2.0 * jnp.arange(6, dtype=radial.dtype) + 3.0, radial.shape)
 

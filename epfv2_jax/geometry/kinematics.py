@@ -1,4 +1,4 @@
-"""Forward kinematics over the 26-joint tree, bone lengths, and the fit of the tree to observed joints."""
+"""Forward kinematics over a tree of joints, bone lengths, and the fit of a skeleton to observed joints."""
 
 import dataclasses
 
@@ -7,71 +7,97 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from epfv2_jax.geometry import skeleton
+from epfv2_jax.core import checks
+from epfv2_jax.geometry.skeleton import Skeleton, depth_levels
 
-_ORDER = tuple(j for level in skeleton.DEPTH_LEVELS for j in level)
-_BACK = tuple(int(i) for i in np.argsort(_ORDER))
-_REST_OFFSETS = np.asarray(skeleton.REST_OFFSETS_M, np.float32)
+Array = np.ndarray | jax.Array
 
 
 def forward_kinematics(
-    root_rotation: jax.Array, root_position_m: jax.Array, joint_rotations: jax.Array, offsets_m: jax.Array
-) -> jax.Array:
-    """Returns the joints (..., J, 3) of a body, metres, in the frame of its root pose.
+    parents: tuple[int, ...],
+    root_rotation: Array,
+    root_position_m: Array,
+    joint_rotations: Array,
+    offsets_m: Array,
+) -> tuple[Array, Array]:
+    """Returns joints (..., J, 3), metres, and rotations R_frame_joint (..., J, 3, 3), in the frame of the root's pose.
+
+    A joint lies at its parent's position plus its offset, which the parent's rotation turns. All joints of one depth
+    are computed together. NumPy arrays give NumPy arrays of the same dtype; all others go through JAX.
 
     Args:
-      root_rotation: (..., 3, 3), R_frame_root of the hidden root.
-      root_position_m: (..., 3), the hidden root in the frame.
-      joint_rotations: (..., J, 3, 3), local: R_parent_joint. Those of leaves move nothing.
-      offsets_m: (..., J, 3), each joint in its parent's axes.
+      parents: the parent of each joint, -1 for a child of the root; in any order.
+      root_rotation: (..., 3, 3), R_frame_root.
+      root_position_m: (..., 3), of the root in the frame.
+      joint_rotations: (..., J, 3, 3), local: R_parent_joint. Those of leaves move no joint.
+      offsets_m: (..., J, 3), of each joint from its parent, in the parent's axes.
 
-    A joint lies at its parent's position plus its offset turned by the parent's rotation in the frame. All joints of
-    one depth are computed together: eight steps instead of 26.
+    Raises:
+      ValueError: the parents are not a tree.
     """
-    chex.assert_shape(joint_rotations, (..., skeleton.NUM_JOINTS, 3, 3))
-    chex.assert_shape(offsets_m, (..., skeleton.NUM_JOINTS, 3))
+    chex.assert_shape(joint_rotations, (..., len(parents), 3, 3))
+    chex.assert_shape(offsets_m, (..., len(parents), 3))
+    xp = np if all(isinstance(x, np.ndarray) for x in (root_rotation, joint_rotations, offsets_m)) else jnp
+    levels = depth_levels(tuple(parents))
     rotations, positions = root_rotation[..., None, :, :], root_position_m[..., None, :]
     above: tuple[int, ...] = (-1,)
-    joints = []
-    for level in skeleton.DEPTH_LEVELS:
-        rows = np.asarray([above.index(skeleton.PARENTS[j]) for j in level])
+    joints, joint_frames = [], []
+    for level in levels:
+        rows = np.asarray([above.index(parents[j]) for j in level])
         columns = np.asarray(level)
         parent_rotations = rotations[..., rows, :, :]
         offsets = offsets_m[..., columns, :]
-        moved = jnp.sum(parent_rotations * offsets[..., None, :], axis=-1)
-        positions = positions[..., rows, :] + moved
-        # Sums of products rather than matrix products: exact float32 on every accelerator, and XLA on CPU (jaxlib
-        # 0.10.2) refuses the batched 3x3 product under several leading axes.
         local = joint_rotations[..., columns, :, :]
-        rotations = jnp.sum(parent_rotations[..., :, :, None] * local[..., None, :, :], axis=-2)
+        if xp is np:
+            moved = (parent_rotations @ offsets[..., None])[..., 0]
+            rotations = parent_rotations @ local
+        else:
+            # Sums of products rather than matrix products: exact float32 on every accelerator, and XLA on CPU (jaxlib
+            # 0.10.2) refuses the batched 3x3 product under several leading axes.
+            moved = jnp.sum(parent_rotations * offsets[..., None, :], axis=-1)
+            rotations = jnp.sum(parent_rotations[..., :, :, None] * local[..., None, :, :], axis=-2)
+        positions = positions[..., rows, :] + moved
         joints.append(positions)
+        joint_frames.append(rotations)
         above = level
-    return jnp.concatenate(joints, axis=-2)[..., np.asarray(_BACK), :]
+    back = np.argsort([j for level in levels for j in level])
+    return xp.concatenate(joints, axis=-2)[..., back, :], xp.concatenate(joint_frames, axis=-3)[..., back, :, :]
 
 
-def joint_offsets(bone_scales: jax.Array) -> jax.Array:
-    """Returns the offsets (..., J, 3), metres, of the rest pose with every bone scaled by `bone_scales` (..., J)."""
-    chex.assert_axis_dimension(bone_scales, -1, skeleton.NUM_JOINTS)
-    rest = jnp.asarray(_REST_OFFSETS, bone_scales.dtype)
-    return bone_scales[..., None] * jnp.broadcast_to(rest, (*bone_scales.shape, 3))
+def local_rotations(parents: tuple[int, ...], root_rotation: np.ndarray, rotations: np.ndarray) -> np.ndarray:
+    """Returns R_parent_joint (..., J, 3, 3) from R_frame_joint: inverts the rotations of `forward_kinematics`.
+
+    Args:
+      parents: the parent of each joint, -1 for a child of the root.
+      root_rotation: (..., 3, 3), R_frame_root.
+      rotations: (..., J, 3, 3), R_frame_joint.
+    """
+    with_root = np.concatenate([rotations, root_rotation[..., None, :, :]], axis=-3)
+    return np.swapaxes(with_root[..., np.asarray(parents), :, :], -1, -2) @ rotations
 
 
-def bone_lengths(joints_m: jax.Array) -> jax.Array:
+def joint_offsets(skeleton: Skeleton, bone_scales: jax.Array) -> jax.Array:
+    """Returns the offsets (..., J, 3), metres, of the rest pose with each bone scaled by `bone_scales` (..., J)."""
+    chex.assert_axis_dimension(bone_scales, -1, skeleton.num_joints)
+    rest_m = jnp.asarray(skeleton.rest_offsets_m, bone_scales.dtype)
+    return bone_scales[..., None] * jnp.broadcast_to(rest_m, (*bone_scales.shape, 3))
+
+
+def bone_lengths(skeleton: Skeleton, joints_m: jax.Array) -> jax.Array:
     """Returns the distance of each joint from its parent (..., J), metres, given joints (..., J, 3) in any frame.
 
-    The hidden root is taken midway between the hips. Finite gradients, also where two joints coincide.
+    The hidden root is at the mean of the joints `root_between`. Gradients are finite, also where two joints coincide.
     """
-    chex.assert_shape(joints_m, (..., skeleton.NUM_JOINTS, 3))
-    left, right = (skeleton.JOINT_NAMES.index(name) for name in ("b_l_upleg", "b_r_upleg"))
-    root = 0.5 * (joints_m[..., left, :] + joints_m[..., right, :])
-    with_root = jnp.concatenate([joints_m, root[..., None, :]], axis=-2)
-    square = jnp.sum((joints_m - with_root[..., np.asarray(skeleton.PARENTS), :]) ** 2, axis=-1)
+    chex.assert_shape(joints_m, (..., skeleton.num_joints, 3))
+    root = jnp.mean(joints_m[..., np.asarray(skeleton.root_between), :], axis=-2, keepdims=True)
+    with_root = jnp.concatenate([joints_m, root], axis=-2)
+    square = jnp.sum((joints_m - with_root[..., np.asarray(skeleton.parents), :]) ** 2, axis=-1)
     return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FittedBody:
-    """A tree of constant offsets and its pose in every frame: what `forward_kinematics` takes (float64 host arrays)."""
+    """Constant offsets and the pose in each frame, as `forward_kinematics` takes them (float64 host arrays)."""
 
     offsets_m: np.ndarray  # (J, 3)
     root_rotation: np.ndarray  # (F, 3, 3)
@@ -79,69 +105,67 @@ class FittedBody:
     joint_rotations: np.ndarray  # (F, J, 3, 3)
 
 
-def fit_body(joints_m: np.ndarray) -> FittedBody:
-    """Returns the body whose constant offsets and per-frame rotations best rebuild observed joints (F, J, 3), metres.
+def fit_body(skeleton: Skeleton, joints_m: np.ndarray) -> FittedBody:
+    """Returns the body whose constant offsets and rotations in each frame best fit observed joints (F, J, 3), metres.
 
-    A joint with several children turns them as one rigid piece; its offsets are the mean of the pieces after
-    alignment to the rest pose. A joint with one child has that child at its mean distance along the rest direction
-    and swings to it by the smallest rotation, since the twist about a single bone cannot be seen.
+    The children of a joint with several children turn as one rigid piece; their offsets are the mean over the frames,
+    aligned to the rest pose. A single child lies at its mean distance along the rest direction, and the smallest
+    rotation takes it to where it was observed, since the twist about a single bone cannot be observed.
 
     Raises:
-      ValueError: the array is not (F, J, 3), holds no frame or holds values that are not finite.
+      ValueError: the array is not (F, J, 3), has no frame, or holds values that are not finite.
     """
     joints_m = np.asarray(joints_m, np.float64)
-    if joints_m.ndim != 3 or joints_m.shape[1:] != (skeleton.NUM_JOINTS, 3) or not joints_m.shape[0]:
-        raise ValueError(
-            f"joints to fit must be (frames, {skeleton.NUM_JOINTS}, 3) and not empty, got {joints_m.shape}"
-        )
-    if not np.isfinite(joints_m).all():
-        raise ValueError("joints to fit must be finite; drop the frames that are not")
-    num_frames = joints_m.shape[0]
-    left, right = (skeleton.JOINT_NAMES.index(name) for name in ("b_l_upleg", "b_r_upleg"))
-    offsets = _REST_OFFSETS.astype(np.float64).copy()
-    local = np.broadcast_to(np.eye(3), (num_frames, skeleton.NUM_JOINTS, 3, 3)).copy()
-
-    def fit_piece(children: list[int], origin: np.ndarray, parent_rotation: np.ndarray) -> np.ndarray:
-        """The local rotations (F, 3, 3) of a joint with these children; fills the children's offsets."""
-        seen = np.einsum("fba,fcb->fca", parent_rotation, joints_m[:, children] - origin[:, None])  # in parent axes
-        rest = _REST_OFFSETS[children].astype(np.float64)
-        if len(children) == 1:
-            length = np.linalg.norm(seen[:, 0], axis=-1)
-            rest_length = np.linalg.norm(rest[0])
-            direction = rest[0] / rest_length if rest_length > 0 else np.array([0.0, 1.0, 0.0])
-            offsets[children[0]] = direction * length.mean()
-            if length.mean() < 1e-6:
-                return np.broadcast_to(np.eye(3), (num_frames, 3, 3))
-            return _smallest_rotation(direction, seen[:, 0] / length[:, None])
-        shape = rest
-        for _ in range(3):
-            turned = np.einsum("fba,fcb->fca", _kabsch(shape, seen), seen)
-            shape = turned.mean(axis=0)
-        offsets[children] = shape
-        return _kabsch(shape, seen)
-
-    def children_of(joint: int) -> list[int]:
-        return [j for j, parent in enumerate(skeleton.PARENTS) if parent == joint]
-
-    root_position = 0.5 * (joints_m[:, left] + joints_m[:, right])
-    identity = np.broadcast_to(np.eye(3), (num_frames, 3, 3))
-    root_rotation = fit_piece(children_of(-1), root_position, identity)
-    world = {-1: root_rotation}
-    rebuilt = {-1: root_position}
-    for joint in _ORDER:
-        parent = skeleton.PARENTS[joint]
-        rebuilt[joint] = rebuilt[parent] + world[parent] @ offsets[joint]
-        children = children_of(joint)
-        if children:
-            local[:, joint] = fit_piece(children, rebuilt[joint], world[parent])
-        world[joint] = world[parent] @ local[:, joint]
+    checks.array("joints to fit", joints_m, (None, skeleton.num_joints, 3), np.floating)
+    checks.at_least(1, **{"joints to fit, number of frames": len(joints_m)})
+    checks.finite("joints to fit", joints_m, "drop those frames")
+    rest_m = np.asarray(skeleton.rest_offsets_m, np.float32).astype(np.float64)
+    offsets_m = rest_m.copy()
+    identity = np.broadcast_to(np.eye(3), (len(joints_m), 3, 3))
+    local = np.tile(np.eye(3), (*joints_m.shape[:2], 1, 1))
+    # By joint, -1 for the root: rotations and positions of the fitted body so far.
+    rotations = {-1: identity}
+    positions_m = {-1: joints_m[:, list(skeleton.root_between)].mean(axis=1)}
+    for joint in (-1, *(j for level in skeleton.depth_levels for j in level)):
+        if joint >= 0:
+            parent = skeleton.parents[joint]
+            rotations[joint] = rotations[parent]
+            positions_m[joint] = positions_m[parent] + rotations[parent] @ offsets_m[joint]
+        if children := list(skeleton.children(joint)):
+            seen_m = joints_m[:, children] - positions_m[joint][:, None]
+            seen_m = np.einsum("fba,fcb->fca", rotations[joint], seen_m)  # in the axes of the joint's parent
+            offsets_m[children], turn = _fit_piece(rest_m[children], seen_m)
+            rotations[joint] = rotations[joint] @ turn
+            if joint >= 0:
+                local[:, joint] = turn
     return FittedBody(
-        offsets_m=offsets, root_rotation=root_rotation, root_position_m=root_position, joint_rotations=local
+        offsets_m=offsets_m, root_rotation=rotations[-1], root_position_m=positions_m[-1], joint_rotations=local
     )
 
 
+def _fit_piece(rest_m: np.ndarray, seen_m: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns offsets (C, 3) of a joint's children and rotations (F, 3, 3) that take them to where they were seen.
+
+    Args:
+      rest_m: (C, 3), offsets in the rest pose.
+      seen_m: (F, C, 3), observed offsets.
+    """
+    if len(rest_m) > 1:
+        shape = rest_m
+        for _ in range(3):
+            shape = np.einsum("fba,fcb->fca", _kabsch(shape, seen_m), seen_m).mean(axis=0)
+        return shape, _kabsch(shape, seen_m)
+    lengths = np.linalg.norm(seen_m[:, 0], axis=-1)
+    rest_length = np.linalg.norm(rest_m[0])
+    direction = rest_m[0] / rest_length if rest_length > 0 else np.array([0.0, 1.0, 0.0])
+    offsets = direction[None] * lengths.mean()
+    if lengths.mean() < 1e-6:
+        return offsets, np.broadcast_to(np.eye(3), (len(seen_m), 3, 3))
+    return offsets, _smallest_rotation(direction, seen_m[:, 0] / lengths[:, None])
+
+
 def _kabsch(source: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Rotations (F, 3, 3) about the origin that best take `source` (C, 3) to `targets` (F, C, 3)."""
+    """Returns the rotations (F, 3, 3) about the origin that best take `source` (C, 3) to `targets` (F, C, 3)."""
     U, _, Vt = np.linalg.svd(np.einsum("fca,cb->fab", targets, source))
     sign = np.ones((targets.shape[0], 3))
     sign[:, 2] = np.where(np.linalg.det(U @ Vt) < 0, -1.0, 1.0)
@@ -149,13 +173,13 @@ def _kabsch(source: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 
 def _smallest_rotation(unit: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Smallest rotations (F, 3, 3) that take the direction `unit` (3,) to the directions `targets` (F, 3)."""
-    # Two reflections, at the half-way plane and at the plane across `unit`, make the smallest rotation.
+    """Returns the smallest rotations (F, 3, 3) that take the direction `unit` (3,) to directions `targets` (F, 3)."""
+    # Two half turns, about `unit` and about the direction half-way to the target, make the smallest rotation.
     half = targets + unit
     opposite = np.linalg.norm(half, axis=-1) < 1e-9
     across = np.cross(unit, np.eye(3)[np.argmin(np.abs(unit))])
     half = np.where(opposite[:, None], across, half)
     half = half / np.linalg.norm(half, axis=-1, keepdims=True)
     turn = 2.0 * half[:, :, None] * half[:, None, :] - np.eye(3)  # half turn about `half`: unit -> target
-    first = 2.0 * np.outer(unit, unit) - np.eye(3)  # half turn about `unit` keeps it
+    first = 2.0 * np.outer(unit, unit) - np.eye(3)  # half turn about `unit`, which stays
     return turn @ np.where(opposite[:, None, None], np.eye(3), first)

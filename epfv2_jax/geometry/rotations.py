@@ -1,16 +1,18 @@
-"""Rotations as matrix, two columns (rot6D), axis-angle and quaternion (wxyz, w >= 0); finite, gradients included.
+"""Rotations as matrix, two columns (rot6D), axis-angle and quaternion (wxyz, w >= 0).
 
-Rotation matrices act on column vectors; all functions take any leading axes and compute in at least float32.
+Values and gradients are finite everywhere. Matrices act on column vectors. All functions take any leading axes and
+compute in at least float32.
 """
 
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from epfv2_jax.geometry import series
 
 _MIN_NORM = 1e-6
-# Sine of the angle below which two columns count as parallel: a thousand times the rounding error of float32.
+# Two columns count as parallel below this sine of their angle: a thousand times the rounding error of float32.
 _PARALLEL = 1e-4
 
 
@@ -18,8 +20,8 @@ def rot6d_to_matrix(rot6d: jax.Array) -> jax.Array:
     """Returns the rotation matrices (..., 3, 3) whose first two columns span those given in `rot6d` (..., 6).
 
     Gram-Schmidt on the columns a1 = rot6d[..., :3] and a2 = rot6d[..., 3:] (Zhou et al., "On the Continuity of Rotation
-    Representations", eq. 15). A vanishing a1 or an a2 parallel to it is replaced by a fixed direction (our choice), so
-    that the result is a rotation for every input.
+    Representations", eq. 15). A fixed direction replaces an a1 near zero and an a2 parallel to a1 (our choice), so
+    that every input gives a rotation.
     """
     chex.assert_axis_dimension(rot6d, -1, 6)
     rot6d = _at_least_float32(rot6d)
@@ -29,7 +31,7 @@ def rot6d_to_matrix(rot6d: jax.Array) -> jax.Array:
     helper = jax.nn.one_hot(jnp.argmin(jnp.abs(b1), axis=-1), 3, dtype=b1.dtype)
     fallback = _normalise_or(_reject(helper, b1), helper)
     rejected = _reject(a2, b1)
-    # What is left of a nearly parallel a2 is rounding error, in any direction; of the rest a second pass removes it.
+    # What remains of a nearly parallel a2 is rounding error. For all other a2 a second rejection removes that error.
     tiny = jnp.sum(rejected**2, axis=-1, keepdims=True) < (_PARALLEL**2) * jnp.sum(a2**2, axis=-1, keepdims=True)
     rejected = jnp.where(tiny, fallback, rejected)
     b2 = _normalise_or(_reject(_normalise_or(rejected, fallback), b1), fallback)
@@ -82,8 +84,8 @@ def quaternion_to_matrix(quaternion: jax.Array) -> jax.Array:
 def matrix_to_quaternion(matrix: jax.Array) -> jax.Array:
     """Returns the unit quaternions (..., 4), wxyz with w >= 0, of rotation matrices (..., 3, 3).
 
-    Linear in the matrix up to the final normalisation: 4 q q^T is assembled and its row with the largest diagonal
-    entry, never shorter than 2, is normalised; so there is no square root of a small number anywhere.
+    Assembles 4 q q^T, which is linear in the matrix, and normalises the row with the largest diagonal entry. That row
+    has at least length 2, so no square root of a small number is taken.
     """
     chex.assert_axis_dimension(matrix, -1, 3)
     chex.assert_axis_dimension(matrix, -2, 3)
@@ -106,28 +108,36 @@ def matrix_to_quaternion(matrix: jax.Array) -> jax.Array:
 
 def rotation_x(angle_rad: jax.Array) -> jax.Array:
     """Returns the rotation matrices (..., 3, 3) by `angle_rad` (...) about x."""
-    return _about(0, angle_rad)
+    return _about("x", _at_least_float32(angle_rad))
 
 
 def rotation_y(angle_rad: jax.Array) -> jax.Array:
     """Returns the rotation matrices (..., 3, 3) by `angle_rad` (...) about y."""
-    return _about(1, angle_rad)
+    return _about("y", _at_least_float32(angle_rad))
 
 
 def rotation_z(angle_rad: jax.Array) -> jax.Array:
     """Returns the rotation matrices (..., 3, 3) by `angle_rad` (...) about z."""
-    return _about(2, angle_rad)
+    return _about("z", _at_least_float32(angle_rad))
 
 
-def _about(axis: int, angle_rad: jax.Array) -> jax.Array:
-    angle_rad = _at_least_float32(angle_rad)
-    c, s, one, zero = jnp.cos(angle_rad), jnp.sin(angle_rad), jnp.ones_like(angle_rad), jnp.zeros_like(angle_rad)
+def euler_matrix(axes: str, angles_rad: np.ndarray) -> np.ndarray:
+    """Returns R_1 R_2 ... R_n (..., 3, 3) float64, rotations about `axes` (letters x, y, z) by host angles (..., n)."""
+    matrix = np.broadcast_to(np.eye(3), (*angles_rad.shape[:-1], 3, 3))
+    for i, axis in enumerate(axes):
+        matrix = matrix @ _about(axis, np.asarray(angles_rad[..., i], np.float64))
+    return matrix
+
+
+def _about(axis: str, angle_rad: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
+    xp = np if isinstance(angle_rad, np.ndarray) else jnp
+    c, s, one, zero = xp.cos(angle_rad), xp.sin(angle_rad), xp.ones_like(angle_rad), xp.zeros_like(angle_rad)
     flat = {
-        0: [one, zero, zero, zero, c, -s, zero, s, c],
-        1: [c, zero, s, zero, one, zero, -s, zero, c],
-        2: [c, -s, zero, s, c, zero, zero, zero, one],
+        "x": [one, zero, zero, zero, c, -s, zero, s, c],
+        "y": [c, zero, s, zero, one, zero, -s, zero, c],
+        "z": [c, -s, zero, s, c, zero, zero, zero, one],
     }[axis]
-    return jnp.stack(flat, axis=-1).reshape(*angle_rad.shape, 3, 3)
+    return xp.stack(flat, axis=-1).reshape(*angle_rad.shape, 3, 3)
 
 
 def _skew(v: jax.Array) -> jax.Array:

@@ -1,14 +1,14 @@
-"""Ratios with a removable singularity, exact in value and in gradient on both sides of their series switch.
+"""Ratios with a removable singularity: a power series near it, accurate in value and gradient on both sides.
 
-The switches are wide on purpose: just above a narrow switch the derivative of ``sin(x) / x`` is a difference of two
-nearly equal numbers, and in float32 the gradient is many times too large without a NaN to warn of it.
+The series cover a wide range on purpose: near zero the derivative of the closed form ``sin(x) / x`` is a difference of
+two nearly equal numbers, and its float32 gradient is many times too large, with no NaN to warn of it.
 """
 
 import jax
 import jax.numpy as jnp
 
-_SINC_SWITCH = 0.25  # of the squared argument; the first term left out is then below 1e-13
-_ATAN_SWITCH = 0.04  # of the squared ratio; the first term left out is then below 1e-12
+_SINC_SWITCH = 0.25  # squared argument below which the series is used; its first omitted term is below 1e-13
+_ATAN_SWITCH = 0.04  # squared ratio below which the series is used; its first omitted term is below 1e-12
 _TINY = 1e-18  # its power -3/2, the derivative's size, is finite in float32
 
 
@@ -24,7 +24,7 @@ def sinc_of_square(x2: jax.Array) -> jax.Array:
 def atan2_ratio(y2: jax.Array, x: jax.Array) -> jax.Array:
     """Returns atan2(y, x) / y given y squared (any shape, >= 0) and x; smooth at y = 0 for x > 0.
 
-    For x <= 0 the ratio has a true pole at y = 0: there the result is huge but finite, and callers mask it.
+    For x <= 0 the ratio has a pole at y = 0; there the result is huge but finite, and callers mask it.
     """
     small = (x > 0) & (y2 < _ATAN_SWITCH * x * x)
     x_safe = jnp.where(small, x, 1.0)

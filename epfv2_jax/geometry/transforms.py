@@ -5,6 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from epfv2_jax.core import checks
+
 
 def make(rotation: jax.Array, translation_m: jax.Array) -> jax.Array:
     """Returns the transforms (..., 4, 4) of rotations (..., 3, 3) and translations (..., 3); leading axes broadcast."""
@@ -33,7 +35,7 @@ def compose(*transforms: jax.Array) -> jax.Array:
 
 
 def invert(T_a_b: jax.Array) -> jax.Array:
-    """Returns the inverse T_b_a of rigid transforms (..., 4, 4): exact transposition, no solve."""
+    """Returns the inverse T_b_a of rigid transforms (..., 4, 4), by transposing the rotation."""
     chex.assert_axis_dimension(T_a_b, -1, 4)
     R_b_a = jnp.swapaxes(T_a_b[..., :3, :3], -1, -2)
     return make(R_b_a, -(R_b_a @ T_a_b[..., :3, 3:])[..., 0])
@@ -53,18 +55,16 @@ def rotate(T_a_b: jax.Array, vectors_b: jax.Array) -> jax.Array:
 
 
 def check_rigid(T_a_b: np.ndarray, name: str = "transform", tolerance: float = 1e-3) -> None:
-    """Returns nothing; raises if any of the matrices (..., 4, 4), host arrays, is not a finite rigid transform.
+    """Raises unless all matrices (..., 4, 4), host arrays, are finite rigid transforms.
 
     Raises:
       ValueError: wrong shape, a value that is not finite, a bottom row other than 0 0 0 1, or a rotation part that is
-      not
-        orthonormal and right-handed within `tolerance`.
+        not orthonormal and right-handed within `tolerance`.
     """
     T_a_b = np.asarray(T_a_b)
     if T_a_b.shape[-2:] != (4, 4):
         raise ValueError(f"{name}: expected 4x4 matrices, got shape {T_a_b.shape}")
-    if not np.isfinite(T_a_b).all():
-        raise ValueError(f"{name}: holds values that are not finite; drop the frame or repair the pose")
+    checks.finite(name, T_a_b, "drop the frame or repair the pose")
     bottom = np.abs(T_a_b[..., 3, :] - np.array([0.0, 0.0, 0.0, 1.0])).max(initial=0.0)
     if bottom > tolerance:
         raise ValueError(

@@ -20,16 +20,17 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.stats
+import scipy.special
 from flax import struct
 
 from epfv2_jax import structs
 from epfv2_jax.core import linalg, masks
-from epfv2_jax.geometry import alignment, skeleton, transforms
+from epfv2_jax.geometry import alignment, transforms
+from epfv2_jax.geometry.skeleton import Skeleton
 
-#: Probabilities of the ellipsoids that calibration is measured at.
+#: Nominal probabilities of the ellipsoids at which calibration is measured.
 CALIBRATION_LEVELS: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
-#: Frames a second of EgoBody3M (inferred).
+#: Frame rate of EgoBody3M (inferred).
 FRAME_RATE_HZ = 30.0
 #: A similarity has seven degrees of freedom: with fewer points PA-MPJPE would be zero or arbitrary.
 _MIN_ALIGNED_JOINTS = 4
@@ -39,7 +40,7 @@ class PoseMetrics(struct.PyTreeNode):
     """Sums and counts; per joint where it says J. Lengths in metres."""
 
     error_sum: jax.Array  # (J,)
-    proposal_error_sum: jax.Array  # (J,)
+    proposal_error_sum: jax.Array  # (J,) of the proposal; of the final pose if a model has no proposal
     squared_error_sum: jax.Array  # (J,)
     count: jax.Array  # (J,) valid joints
     frames: jax.Array  # () frames with at least one valid joint
@@ -55,30 +56,28 @@ class PoseMetrics(struct.PyTreeNode):
     distribution_count: jax.Array  # (J,) joints with a predicted distribution; zero if the model has none
 
     @classmethod
-    def zeros(cls) -> "PoseMetrics":
+    def zeros(cls, num_joints: int) -> "PoseMetrics":
         """Returns the neutral element of `merge`, float64 on the host."""
-        J = skeleton.NUM_JOINTS
+        J = num_joints
         shapes = {name: (J,) for name in cls.__dataclass_fields__}
         shapes |= {"frames": (), "inside_count": (len(CALIBRATION_LEVELS), J)}
         return cls(**{name: np.zeros(shape) for name, shape in shapes.items()})
 
     @classmethod
-    def from_batch(
-        cls, predictions: structs.Predictions, batch: structs.Batch, degrees_of_freedom: float = 4.0
-    ) -> "PoseMetrics":
+    def from_batch(cls, predictions: structs.Predictions, batch: structs.Batch) -> "PoseMetrics":
         """Returns the sums over one batch, float32.
 
         Args:
           predictions: leading axes (B, T), headset frame, metres.
           batch: targets and masks; images are not read.
-          degrees_of_freedom: nu of the Student-t with which the uncertainty was trained.
         """
         frames, targets = batch.frames, batch.targets
         chex.assert_equal_shape([predictions.joints_headset_m, targets.joints_headset_m])
         valid = frames.frame_valid[..., None] & targets.joint_valid
         truth = masks.keep(targets.joints_headset_m, valid)
         joints = masks.keep(predictions.joints_headset_m, valid)
-        proposal = masks.keep(predictions.proposal_joints_headset_m, valid)
+        first = predictions.intermediate_joints_m.get("proposal", predictions.joints_headset_m)
+        proposal = masks.keep(first, valid)
         T_world_headset = masks.keep(frames.T_world_headset, frames.frame_valid, jnp.eye(4))
         true_world, world = (transforms.apply(T_world_headset, x) for x in (truth, joints))
 
@@ -87,7 +86,7 @@ class PoseMetrics(struct.PyTreeNode):
         moving = masks.consecutive(frames.frame_valid, frames.frame_gap, targets.joint_valid, order=1)
         steady = masks.consecutive(frames.frame_valid, frames.frame_gap, targets.joint_valid, order=3)
         velocity_error = jnp.diff(world, axis=1) - jnp.diff(true_world, axis=1)
-        inside, variance, has_distribution = _calibration(predictions, joints - truth, valid, degrees_of_freedom)
+        inside, variance, has_distribution = _calibration(predictions.distribution, joints - truth, valid)
         return cls(
             error_sum=_sum(_norm(joints - truth), valid),
             proposal_error_sum=_sum(_norm(proposal - truth), valid),
@@ -110,7 +109,7 @@ class PoseMetrics(struct.PyTreeNode):
         """Returns the sums over both."""
         return jax.tree.map(lambda a, b: a + b, self, other)
 
-    def summary(self) -> dict[str, float]:
+    def summary(self, skeleton: Skeleton) -> dict[str, float]:
         """Returns the metrics by name, the unit at the end of each name; NaN where nothing was counted.
 
         Names: frames, mpjpe_cm, mpjve_cm (per frame), one per metric group (wrist_cm, ...), pa_mpjpe_cm,
@@ -124,7 +123,7 @@ class PoseMetrics(struct.PyTreeNode):
             "mpjpe_cm": 100 * _ratio(self.error_sum, self.count),
             "mpjve_cm": 100 * _ratio(self.velocity_error_sum, self.velocity_count),
         }
-        for name, joints in skeleton.METRIC_GROUPS.items():
+        for name, joints in skeleton.metric_groups.items():
             rows = list(joints)
             values[f"{name}_cm"] = 100 * _ratio(np.asarray(self.error_sum)[rows], np.asarray(self.count)[rows])
         values |= {
@@ -140,10 +139,10 @@ class PoseMetrics(struct.PyTreeNode):
             values["error_sigma_cm"] = 100 * (_ratio(self.squared_error_sum, self.count) / 3) ** 0.5
         return values
 
-    def per_joint_cm(self) -> dict[str, float]:
+    def per_joint_cm(self, skeleton: Skeleton) -> dict[str, float]:
         """Returns the mean error of each joint by name, cm; NaN for a joint that was never valid."""
         sums, counts = np.asarray(self.error_sum), np.asarray(self.count)
-        return {name: 100 * _ratio(sums[j], counts[j]) for j, name in enumerate(skeleton.JOINT_NAMES)}
+        return {name: 100 * _ratio(sums[j], counts[j]) for j, name in enumerate(skeleton.joint_names)}
 
     def calibration(self) -> dict[float, float]:
         """Returns the share of errors inside each ellipsoid of `CALIBRATION_LEVELS`; empty without a distribution."""
@@ -158,43 +157,46 @@ def ellipsoid_radius(level: float, degrees_of_freedom: float) -> float:
 
     The squared radius is 3 times the quantile of the F distribution with 3 and nu degrees of freedom.
     """
-    return float(np.sqrt(3 * scipy.stats.f.ppf(level, 3, degrees_of_freedom)))
+    return float(np.sqrt(3 * scipy.special.fdtri(3, degrees_of_freedom, level)))
 
 
-def mean_pose(batches: Iterable[structs.Batch]) -> np.ndarray:
+def mean_pose(batches: Iterable[structs.Batch], skeleton: Skeleton) -> np.ndarray:
     """Returns the mean of the valid target joints (J, 3), headset frame, metres, float64; images are not read.
 
     Raises:
       ValueError: a joint is valid in no frame.
     """
-    total, count = np.zeros((skeleton.NUM_JOINTS, 3)), np.zeros(skeleton.NUM_JOINTS)
+    total, count = np.zeros((skeleton.num_joints, 3)), np.zeros(skeleton.num_joints)
     for batch in batches:
         valid = np.asarray(batch.frames.frame_valid)[..., None] & np.asarray(batch.targets.joint_valid)
         joints = np.where(valid[..., None], np.asarray(batch.targets.joints_headset_m, np.float64), 0.0)
         total += joints.sum((0, 1))
         count += valid.sum((0, 1))
     if not count.all():
-        names = [name for name, n in zip(skeleton.JOINT_NAMES, count, strict=True) if not n]
+        names = [name for name, n in zip(skeleton.joint_names, count, strict=True) if not n]
         raise ValueError(f"mean pose: {', '.join(names)} valid in no frame; give batches in which every joint is seen")
     return total / count[:, None]
 
 
 def mean_pose_predictions(mean_pose_headset_m: jax.Array, batch: structs.Batch) -> structs.Predictions:
-    """Returns the mean pose (J, 3) as the prediction for every frame of `batch`: what one gets without looking."""
+    """Returns the mean pose (J, 3) as the prediction for every frame of `batch`: a baseline that uses no image."""
     shape = batch.targets.joints_headset_m.shape
     joints = jnp.broadcast_to(jnp.asarray(mean_pose_headset_m, jnp.float32)[None, None], shape)
-    return structs.Predictions(joints_headset_m=joints, proposal_joints_headset_m=joints, cholesky_m=None, body=None)
+    return structs.Predictions(joints_headset_m=joints)
 
 
-def _calibration(predictions, delta, valid, degrees_of_freedom):
-    if predictions.cholesky_m is None:
-        zeros = jnp.zeros(skeleton.NUM_JOINTS)
-        return jnp.zeros((len(CALIBRATION_LEVELS), skeleton.NUM_JOINTS)), zeros, zeros
-    lower = masks.keep(predictions.cholesky_m, valid, jnp.eye(3))
+def _calibration(
+    distribution: structs.StudentT | None, delta: jax.Array, valid: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns sums: (errors inside each ellipsoid (levels, J), variance of one axis (J,), joints counted (J,))."""
+    if distribution is None:
+        zeros = jnp.zeros(valid.shape[-1])
+        return jnp.zeros((len(CALIBRATION_LEVELS), valid.shape[-1])), zeros, zeros
+    nu = distribution.degrees_of_freedom
+    lower = masks.keep(distribution.cholesky_m, valid, jnp.eye(3))
     radius = jnp.sqrt(linalg.squared_norm(linalg.solve_lower_3x3(lower, delta)))
-    levels = [ellipsoid_radius(level, degrees_of_freedom) for level in CALIBRATION_LEVELS]
+    levels = [ellipsoid_radius(level, nu) for level in CALIBRATION_LEVELS]
     inside = jnp.stack([_count(valid & (radius <= level)) for level in levels])
-    nu = degrees_of_freedom
     spread = nu / (nu - 2) if nu > 2 else jnp.nan  # variance of the Student-t relative to its scale matrix
     variance = spread * jnp.square(lower).sum((-2, -1)) / 3
     return inside, _sum(variance, valid), _count(valid)

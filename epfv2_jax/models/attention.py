@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-#: Frequencies of the 2D code, cycles over the image: fine enough to tell neighbours on a 16x16 grid apart (our choice).
+from epfv2_jax.core import checks
+
+#: Frequencies of the 2D code, cycles per image: fine enough to tell neighbours on a 16x16 grid apart (our choice).
 _CYCLES = (0.25, 4.0)
 
 
@@ -19,8 +21,8 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array) 
       query: (B, T, A, K).
       key: (B, N, A, K).
       value: (B, N, A, K).
-      mask: (B, T, N) bool, True where the query may look. A query that may look nowhere gets a finite, meaningless
-        mixture.
+      mask: (B, T, N) bool, True where the query may attend. A query that attends to nothing gets a finite, meaningless
+        value.
     """
     chex.assert_equal_shape([key, value])
     chex.assert_shape(mask, (*query.shape[:2], key.shape[1]))
@@ -31,14 +33,14 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array) 
 
 
 def rotary(x: jax.Array, time: jax.Array, base: float) -> jax.Array:
-    """Returns `x` with its channel pairs (i, i + K/2) turned by time * base^(-2i/K) radians (RoPE, Su et al.).
+    """Returns `x` with its channel pairs (i, i + K/2) rotated by time * base^(-2i/K) radians (RoPE, Su et al.).
 
-    The product of a query and a key, both turned, depends on the difference of their times alone.
+    The product of a rotated query and a rotated key depends only on the difference of their times.
 
     Args:
       x: (B, T, A, K), K even.
-      time: (B, T), in frames; only differences matter.
-      base: the slowest pair turns about `base` times slower than the fastest, which turns 1 radian a frame.
+      time: (B, T), in frame times; only differences matter.
+      base: the slowest pair rotates about `base` times slower than the fastest, which rotates 1 radian per frame time.
     """
     chex.assert_shape(time, x.shape[:2])
     half = x.shape[-1] // 2
@@ -52,14 +54,13 @@ def rotary(x: jax.Array, time: jax.Array, base: float) -> jax.Array:
 def position_code_2d(height: int, width: int, channels: int) -> np.ndarray:
     """Returns the fixed sine code (height * width, channels) of the cells of a grid, row by row, float32.
 
-    A quarter of the channels each holds sine and cosine of y and of x, at frequencies in geometric progression. The
-    code belongs to the place in the image, whatever the grid's resolution. Fixed sines are our choice.
+    Four equal groups of channels hold sin y, cos y, sin x and cos x, at frequencies in geometric progression. The code
+    depends on the position in the image, not on the resolution of the grid. Fixed sines are our choice.
 
     Raises:
       ValueError: `channels` is not a multiple of 4.
     """
-    if channels % 4:
-        raise ValueError(f"a 2D position code needs a multiple of 4 channels, got {channels}")
+    checks.multiple_of(4, "channels of a 2D position code", channels)
     cycles = np.geomspace(*_CYCLES, channels // 4)
     y, x = ((np.arange(n) + 0.5) / n for n in (height, width))
     parts = []
@@ -72,12 +73,12 @@ def position_code_2d(height: int, width: int, channels: int) -> np.ndarray:
 
 
 class SingleQueryAttention(nn.Module):
-    """Returns the heads (..., C), side by side, of one query (..., C) over tokens keys, values (..., N, C).
+    """Returns the concatenated heads (..., C) of one query (..., C) over keys and values (..., N, C).
 
-    Mathematically the textbook form softmax(q W_q (k W_k)^T / sqrt(K)) (v W_v), but no token is projected: W_k is
-    applied to the query and W_v to the weighted sum, since q W_q (k W_k)^T = (q W_q W_k^T) k^T. Besides W_q, the
-    textbook form costs 2 N C^2 + 2 N C multiplications, this one 2 C^2 + 2 N C A. A bias on the keys would shift all
-    logits of a head alike, so there is none. No output projection either: the caller joins the heads of several views.
+    Equal to the textbook form softmax(q W_q (k W_k)^T / sqrt(K)) (v W_v), but no token is projected: W_k is applied to
+    the query and W_v to the weighted sum, since q W_q (k W_k)^T = (q W_q W_k^T) k^T. Besides W_q, the textbook form
+    costs 2 N C^2 + 2 N C multiplications, this one 2 C^2 + 2 N C A. There is no bias on the keys, which would shift all
+    logits of a head equally, and no output projection: the caller joins the heads of several views.
     """
 
     heads: int

@@ -1,23 +1,23 @@
-"""What is read off the token: residuals of body parameters, and the uncertainty of each joint. Always float32."""
+"""Output heads: residuals of body parameters, and the uncertainty of each joint. Always float32."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-#: Standard deviation per axis that an untrained model states, metres, and the unit of its raw numbers (our choice).
+#: Diagonal of the Cholesky factor in an untrained model, metres, and the unit of the raw outputs (our choice).
 INITIAL_SIGMA_M = 0.1
-#: Least diagonal entry of the Cholesky factor, metres (our choice).
+#: Smallest diagonal entry of the Cholesky factor, metres (our choice).
 MIN_SIGMA_M = 1e-3
 
 _LAST_INIT = nn.initializers.normal(1e-3)
-# Row-major entries of L that the six numbers fill: first the diagonal, then (1, 0), (2, 0), (2, 1).
+# Row-major entries of L that the six outputs fill: first the diagonal, then (1, 0), (2, 0), (2, 1).
 _PLACES = (0, 4, 8, 3, 6, 7)
 _TO_LOWER = np.eye(9, dtype=np.float32)[list(_PLACES)]
 
 
 class Head(nn.Module):
-    """Returns (..., outputs) float32 of tokens (..., C): norm, a hidden layer and a last one that starts near zero."""
+    """Returns (..., outputs) float32 of tokens (..., C): norm, a hidden layer and an output layer near zero."""
 
     outputs: int
     hidden_width: int
@@ -33,10 +33,10 @@ class Head(nn.Module):
 
 
 def cholesky_from_raw(raw: jax.Array) -> jax.Array:
-    """Returns lower-triangular L (..., J, 3, 3), metres, of the covariance L L^T, from six numbers a joint (..., J, 6).
+    """Returns lower-triangular L (..., J, 3, 3), metres, of the scale matrix L L^T, from raw (..., J, 6).
 
-    The first three become the diagonal, softplus + 1 mm, so it is positive; zeros mean `INITIAL_SIGMA_M` on each axis.
-    Assembled by a product with a constant matrix: no scatter.
+    The first three give the diagonal, softplus + 1 mm, so it is positive; zeros give `INITIAL_SIGMA_M` on each axis.
+    L is assembled by a product with a constant matrix: no scatter.
     """
     raw = raw.astype(jnp.float32)
     bias = float(np.log(np.expm1(1.0 - MIN_SIGMA_M / INITIAL_SIGMA_M)))

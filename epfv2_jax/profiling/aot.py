@@ -1,13 +1,14 @@
-"""Ahead of time: programs compiled for TPUs that are not there, and the largest batch that their memory holds."""
+"""Compiles programs ahead of time, for TPUs that are not attached, and finds the largest batch that fits in memory."""
 
-import importlib.util
 import os
 import re
 from collections.abc import Callable
 
 import jax
 
-#: What keeps libtpu from asking the network where it runs, from locking out its like, and from writing logs.
+from epfv2_jax.core import checks
+
+#: Keeps libtpu from querying the metadata server, from locking out other processes, and from writing logs.
 _ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
@@ -17,9 +18,9 @@ _ENVIRONMENT = {
     "TPU_MIN_LOG_LEVEL": "3",
     "TPU_STDERR_LOG_LEVEL": "3",
 }
-# Least effort of the compiler: several times faster, and another program than the one that trains.
+# Lowest compiler effort: several times faster, but the program is not the one that trains.
 _QUICK = {"exec_time_optimization_effort": -1.0, "memory_fitting_effort": -1.0}
-# Of older generations libtpu describes the cores, of which JAX makes no mesh.
+# For older generations libtpu lists cores, from which JAX makes no mesh.
 _TOPOLOGY = re.compile(r"(v5e|v5p|v6e):\d+x\d+(x\d+)?")
 
 
@@ -33,8 +34,7 @@ def topology_devices(name: str) -> list[jax.Device]:
         raise ValueError(
             f"topology {name!r}: give a generation (v5e, v5p or v6e) and a shape, such as v5e:16x16 or v5p:2x2x2"
         )
-    if importlib.util.find_spec("libtpu") is None:
-        raise ValueError("compiling for TPUs needs the extra: pip install 'epfv2_jax[tpu]'")
+    checks.extra_installed("libtpu", "tpu", "compiling for TPUs")
     for variable, value in _ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
     from jax.experimental import topologies
@@ -46,19 +46,16 @@ def topology_devices(name: str) -> list[jax.Device]:
 
 
 def host_devices(name: str) -> list[jax.Device]:
-    """Returns the devices of one host of a topology, as they are to a process that talks to no other host: a slice.
-
-    A host of a slice has four chips.
-    """
+    """Returns the four devices of one host of a topology, as a slice of their own for a process without other hosts."""
     return topology_devices(f"{name.split(':')[0]}:2x2")
 
 
 def compile_or_exhaust(lowered: jax.stages.Lowered, quick: bool = False) -> jax.stages.Compiled | str:
-    """Returns the compiled program, or what the compiler says where it needs more memory than the devices have.
+    """Returns the compiled program, or the compiler's message if it needs more memory than the devices have.
 
     Args:
       lowered: the program.
-      quick: with the least effort, to see that it compiles; memory is then not that of the program that will run.
+      quick: compile with the lowest effort, to check that it compiles; the memory is then not that of a real run.
     """
     try:
         return lowered.compile(compiler_options=_QUICK if quick else None)
@@ -69,14 +66,14 @@ def compile_or_exhaust(lowered: jax.stages.Lowered, quick: bool = False) -> jax.
 
 
 def largest(fits: Callable[[int], bool], known: dict[int, bool], tries: int) -> tuple[int, int | None]:
-    """Returns (the largest number found to fit, the smallest found not to), by doubling and then halving the gap.
+    """Returns (the largest number found to fit, the smallest found not to), by doubling and then bisection.
+
+    The first is 0 if nothing tried fits, the second None if everything does.
 
     Args:
-      fits: tries a positive number; what fits does so also for every smaller one.
+      fits: tries a positive number; if a number fits, so must every smaller one.
       known: numbers that were tried, and whether they fit; not empty.
-      tries: at most so many calls of `fits`; with enough of them the two numbers are neighbours.
-
-    The first is 0 where nothing tried fits, the second None where everything does.
+      tries: largest number of calls of `fits`; with enough calls the two numbers are neighbours.
     """
     low = max((n for n, fit in known.items() if fit), default=0)
     high = min((n for n, fit in known.items() if not fit), default=None)

@@ -1,7 +1,7 @@
-"""What a compiled program costs on each device - memory, FLOPs, collectives - and what the chips have to offer.
+"""Measures the cost of a compiled program on each device (memory, FLOPs, collectives), and lists the chips' peaks.
 
-XLA's own analysis counts the body of a loop once. Here the optimized program is walked as text, and every loop counts
-as often as it runs.
+XLA's own analysis counts the body of a loop once. This one parses the text of the optimized program and counts a body
+once per iteration.
 """
 
 import collections
@@ -16,17 +16,17 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """An accelerator as its vendor describes it."""
+    """The specification of an accelerator."""
 
     name: str
     hbm_bytes: int  # that a program may use
-    peak_bf16_flops: float  # dense multiplications and additions a second
-    device_kinds: tuple[str, ...]  # how jax.Device.device_kind begins
+    peak_bf16_flops: float  # dense multiplications and additions per second
+    device_kinds: tuple[str, ...]  # prefixes of jax.Device.device_kind
 
 
 # Peaks: docs.cloud.google.com/tpu/docs/v4, .../v5e, .../v5p, .../v6e, and NVIDIA's data sheets of A100, H100 and H200
-# (SXM, without sparsity). Memory of v5e, v5p and v6e: what the TPU compiler says is available (15.75, 95.74 and 31.25
-# GiB); of the others the nominal size.
+# (SXM, without sparsity). Memory of v5e, v5p and v6e: what the TPU compiler reports as available (15.75, 95.74 and
+# 31.25 GiB); of the others the nominal size.
 CHIPS = {
     chip.name: chip
     for chip in (
@@ -42,8 +42,8 @@ CHIPS = {
 
 
 def chip_of(device_kind: str) -> Chip | None:
-    """Returns the chip of a `jax.Device.device_kind`, or None where it is not in CHIPS."""
-    # "TPU v5" is the beginning of "TPU v5 lite": the longest fits.
+    """Returns the chip of a `jax.Device.device_kind`, or None if it is not in CHIPS."""
+    # "TPU v5" is a prefix of "TPU v5 lite": the longest match counts.
     kinds = {kind: chip for chip in CHIPS.values() for kind in chip.device_kinds if device_kind.startswith(kind)}
     return kinds[max(kinds, key=len)] if kinds else None
 
@@ -53,29 +53,29 @@ class Collective:
     """All collectives of one kind."""
 
     count: int
-    bytes: int  # the larger of what a device puts in and what it gets
+    bytes: int  # the larger of a device's input and output
 
 
 @dataclasses.dataclass(frozen=True)
 class CompiledCost:
-    """What one call of a compiled program costs on one device."""
+    """The cost of one call of a compiled program on one device."""
 
     argument_bytes: int
     output_bytes: int
-    alias_bytes: int  # of the outputs that take the place of donated arguments
+    alias_bytes: int  # of the outputs that reuse donated arguments
     temp_bytes: int
-    peak_bytes: int  # arguments, outputs that take no argument's place, temporaries and the program itself
-    flops: float  # of matrix products and convolutions as they are executed, recomputation (remat) included
+    peak_bytes: int  # arguments, outputs that reuse no argument, temporaries and the program itself
+    flops: float  # of matrix products and convolutions as executed, recomputation (remat) included
     collectives: dict[str, Collective]  # by kind, such as all-reduce
 
 
 def compiled_cost(compiled: jax.stages.Compiled) -> CompiledCost:
-    """Returns what a call of `compiled` costs on one device.
+    """Returns the cost of one call of `compiled` on one device.
 
-    FLOPs: two for each multiplication with addition in a matrix product or convolution; everything else is left out, as
-    is usual where a chip's peak is the measure. Loops count by their trips as far as the compiler knows them, else
-    once; all branches of a conditional count. With rematerialisation the share of the peak that follows from them is
-    thus the use of the hardware (HFU); for that of the model (MFU) take the FLOPs of the same step with `remat` off.
+    FLOPs: two per multiply-add in a matrix product or convolution; everything else is left out, as is usual for a
+    comparison with a chip's peak. A loop counts by its trip count where that is known, else once; all branches of a
+    conditional count. With rematerialisation the share of the peak is thus the hardware FLOPs utilisation (HFU); for
+    that of the model (MFU) take the FLOPs of the same step with `remat` off.
     """
     memory = compiled.memory_analysis()
     flops, counts, sizes = 0.0, collections.Counter(), collections.Counter()
@@ -107,7 +107,7 @@ _INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([a-z][\w\
 _ARRAY = re.compile(r"([a-z]\w*)\[([\d,<=]*)\]")
 _NAME = re.compile(r"%([\w.\-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
-# What an instruction runs: the body of a loop, the parts of a fusion or of an asynchronous start, a branch.
+# Computations that an instruction runs: the body of a loop, a fusion, an asynchronous start or a branch.
 _CALLED = re.compile(r"(?:calls|body|branch_computations|(?:true|false)_computation)=(\{[^}]*\}|%[\w.\-]+)")
 _CONDITION = re.compile(r"condition=%([\w.\-]+)")
 _BODY = re.compile(r"body=%([\w.\-]+)")
@@ -138,7 +138,7 @@ class _Instruction:
 
     @property
     def called(self) -> list[str]:
-        """The computations that it runs, once or in a loop."""
+        """Names of the computations that it runs, once or in a loop."""
         found = _CALLED.findall(self.attributes)
         if self.opcode == "call":
             found += _APPLIED.findall(self.attributes)
@@ -146,7 +146,7 @@ class _Instruction:
 
 
 def _executed(text: str) -> Iterator[tuple[_Instruction, int]]:
-    """Every instruction of an HLO module that a call runs, and how often."""
+    """Yields every instruction of an HLO module that a call runs, with the number of its executions."""
     computations, entry = _parse(text)
 
     def walk(name: str, times: int) -> Iterator[tuple[_Instruction, int]]:
@@ -160,10 +160,10 @@ def _executed(text: str) -> Iterator[tuple[_Instruction, int]]:
 
 
 def _trips(loop: _Instruction, computations: Mapping[str, Sequence[_Instruction]]) -> int:
-    """How often a loop runs: as its compiler says, else, on TPUs, by its condition and step; 1 where they do not tell.
+    """Returns the trip count of a loop: the compiler's, else, on TPUs, from its condition and step; 1 if unknown.
 
-    Loops count from 0 while they are below a constant: those of jax.lax.scan in ones, those of a matrix product whose
-    parts travel between devices meanwhile often in twos.
+    Loops count from 0 up to a constant: those of jax.lax.scan in ones, those of a matrix product that overlaps with the
+    transfer of its parts between devices often in twos.
     """
     if found := _TRIPS.search(loop.attributes):
         return int(found[1])
@@ -181,7 +181,7 @@ def _trips(loop: _Instruction, computations: Mapping[str, Sequence[_Instruction]
 
 
 def _parse(text: str) -> tuple[dict[str, list[_Instruction]], str]:
-    """The instructions of each computation of an HLO module, and the name of its entry."""
+    """Returns the instructions of each computation of an HLO module, and the name of its entry."""
     computations, entry, results = {}, "", {}
     for line in text.splitlines():
         if not line.startswith(" "):
@@ -207,11 +207,11 @@ def _arrays(text: str) -> list[_Array]:
 
 
 def _collective_bytes(instruction: _Instruction) -> int:
-    put_in = sum(array.bytes for operand in instruction.operands for array in operand)
+    operands = sum(array.bytes for operand in instruction.operands for array in operand)
     result = sum(array.bytes for array in instruction.result)
-    if instruction.opcode in ("all-gather-start", "collective-permute-start"):  # theirs hold the operands, too
-        result -= put_in
-    return max(put_in, result)
+    if instruction.opcode in ("all-gather-start", "collective-permute-start"):  # their results include the operands
+        result -= operands
+    return max(operands, result)
 
 
 def _flops(instruction: _Instruction) -> float:
@@ -228,7 +228,7 @@ def _flops(instruction: _Instruction) -> float:
 
 
 def _library_flops(instruction: _Instruction) -> float:
-    """FLOPs of the calls that XLA makes on GPUs, to cuBLAS and cuDNN."""
+    """Returns the FLOPs of a call to cuBLAS or cuDNN, which XLA makes on GPUs."""
     text = instruction.attributes
     if 'custom_call_target="__cublas$' in text:
         contracted = _dims(r'"lhs_contracting_dimensions":\[([\d,"]*)\]', text)
@@ -236,7 +236,7 @@ def _library_flops(instruction: _Instruction) -> float:
         return 2.0 * math.prod(instruction.result[0].shape) * math.prod(lhs[i] for i in contracted)
     if 'custom_call_target="__cudnn$conv' in text:
         first, second, result = (array[0].shape for array in (*instruction.operands[:2], instruction.result))
-        # Labels and window are those of the forward convolution, whose input or kernel may be what is computed.
+        # Labels and window are those of the forward convolution, whose input or kernel may be the result.
         if "$convBackwardInput" in text:
             return _convolution_flops(result, second, first, text)
         if "$convBackwardFilter" in text:
@@ -246,9 +246,9 @@ def _library_flops(instruction: _Instruction) -> float:
 
 
 def _convolution_flops(lhs: Sequence[int], rhs: Sequence[int], result: Sequence[int], text: str) -> float:
-    """FLOPs of a convolution: taps that fall on padding or between dilated inputs are not counted, as in XLA.
+    """Returns the FLOPs of a convolution without taps on padding or between dilated inputs, as in XLA.
 
-    The TPU compiler writes matrix products as convolutions, batched ones with windows that mostly meet nothing.
+    The TPU compiler writes matrix products as convolutions, batched ones with windows that mostly cover no input.
     """
     lhs_labels, rhs_labels, result_labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", text).groups()
     window = (

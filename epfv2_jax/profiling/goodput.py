@@ -1,16 +1,16 @@
-"""Where a run's time goes: every second of it, by kind, as JSON lines.
+"""Goodput: attributes every second of a run to a kind and writes the sums as JSON lines.
 
-`ledger.jsonl` only grows: what a restart threw away stays in it and is counted as lost. Kinds of seconds:
+`goodput.jsonl` only grows: work that a restart discarded stays in it and counts as lost. Kinds of seconds:
 
-  start        imports, data found or made, the model built, the checkpoint read
+  start        importing, finding or making the data, building the model, reading the checkpoint
   compile      of the train step
-  step         the rest: steps, and whatever is not named here
+  step         the rest: steps, and whatever is not listed here
   data_wait    the host waited for a batch (the devices may have been computing)
-  checkpoint   the loop waited for a checkpoint; the writing itself goes on behind the steps
+  checkpoint   the loop waited for a checkpoint; the writing itself runs in the background
   evaluation   on the validation split
 
-A line `"event": "start"` opens each start of the run and tells what it lost: `lost_steps` and `lost_s`, steps that
-were done and must be done again, and `down_s`, from the last line before to this start.
+Each start of the run writes a line `"event": "start"` with its losses: `lost_steps` and `lost_s` of the steps that must
+be repeated, and `down_s`, the time from the previous line to this start.
 """
 
 import contextlib
@@ -22,28 +22,28 @@ from typing import Any
 
 import jax
 
-from epfv2_jax.profiling import cost as accounting
+from epfv2_jax.profiling import cost
 
 KINDS = ("start", "compile", "step", "data_wait", "checkpoint", "evaluation")
 
 
-class Ledger:
-    """Attributes time to kinds; `close_window` writes down what came together since the last time."""
+class Goodput:
+    """Attributes time to kinds; `close_window` writes what has accumulated since the last call."""
 
     def __init__(self, directory: str | pathlib.Path, start_step: int, started: float, active: bool = True):
-        """Opens the ledger of a run that goes on after `start_step`.
+        """Opens the file of a run that continues after `start_step`.
 
         Args:
-          directory: of the run; the file is `ledger.jsonl` in it.
-          start_step: steps that the restored state has behind it.
-          started: when the process began, as time.perf_counter() tells it.
+          directory: of the run; the file is `goodput.jsonl` in it.
+          start_step: number of steps done in the restored state.
+          started: start of the process on the clock of time.perf_counter().
           active: False writes nothing, for all processes but the first.
         """
-        self._path = pathlib.Path(directory) / "ledger.jsonl"
+        self._path = pathlib.Path(directory) / "goodput.jsonl"
         self._active = active
         self._seconds = dict.fromkeys(KINDS, 0.0)
         self._mark, self._kind, self._step = started, "start", start_step
-        self._chip = accounting.chip_of(jax.devices()[0].device_kind)
+        self._chip = cost.chip_of(jax.devices()[0].device_kind)
         self._flops = None
         if active:
             _end_line(self._path)
@@ -51,7 +51,7 @@ class Ledger:
             self._append({"event": "start", "step": start_step, **_lost(self._path, start_step, before), **_where()})
 
     def begin(self) -> None:
-        """Ends the start: from here on, what nothing else is said about is `step`."""
+        """Ends the start: from here on, time counts as `step` by default."""
         self._switch("step")
 
     @contextlib.contextmanager
@@ -65,15 +65,15 @@ class Ledger:
             self._switch(outside)
 
     def compiled(self, step: jax.stages.Compiled) -> None:
-        """Takes note of what a step costs, for the share of the chip's peak (MFU) that the run reaches."""
+        """Records the FLOPs of a step, from which the run's share of the chip's peak (MFU) is computed."""
         if self._chip is not None:
-            self._flops = accounting.compiled_cost(step).flops
+            self._flops = cost.compiled_cost(step).flops
 
     def close_window(self, step: int) -> None:
-        """Writes one line for everything since the last one; `step` steps are done.
+        """Writes one line for the time since the last one; `step` is the number of steps done.
 
-        `mfu` is null where the chip's peak is not known. It is of the time in which the run trains (step, data_wait),
-        and of the FLOPs as compiled: with `model.remat` those of the recomputation are in it, which makes it an HFU.
+        `mfu` is null if the chip's peak is unknown. It is computed from the training time (step, data_wait) and the
+        compiled FLOPs: with `model.remat` these include the recomputation, which makes it an HFU.
         """
         self._switch(self._kind)
         steps, seconds = step - self._step, {kind: s for kind, s in self._seconds.items() if s}
@@ -99,7 +99,7 @@ class Ledger:
 
 
 def read(path: str | pathlib.Path) -> list[dict[str, Any]]:
-    """Returns the lines of a ledger; one that was cut off in mid-write is left out."""
+    """Returns the lines of a goodput file, without truncated ones."""
     path, lines = pathlib.Path(path), []
     for line in path.read_text().splitlines() if path.exists() else ():
         with contextlib.suppress(json.JSONDecodeError):
@@ -108,9 +108,9 @@ def read(path: str | pathlib.Path) -> list[dict[str, Any]]:
 
 
 def summarize(path: str | pathlib.Path) -> dict[str, float]:
-    """Returns seconds by kind over all starts of a run, with `lost` and `down` for what its restarts cost.
+    """Returns seconds by kind over all starts of a run, with `lost` and `down` for the cost of its restarts.
 
-    `lost` is contained in the others: those steps took their time, and took it again.
+    `lost` is contained in the other kinds.
     """
     lines = read(path)
     seconds = {kind: sum(line["seconds"].get(kind, 0.0) for line in lines if "seconds" in line) for kind in KINDS}
@@ -128,17 +128,17 @@ def format_summary(seconds: dict[str, float]) -> str:
 
 
 def _end_line(path: pathlib.Path) -> None:
-    if path.exists() and not path.read_bytes().endswith(b"\n"):  # killed in mid-write
+    if path.exists() and not path.read_bytes().endswith(b"\n"):  # killed while writing
         with path.open("a") as file:
             file.write("\n")
 
 
 def _lost(path: pathlib.Path, start_step: int, now: float) -> dict[str, Any]:
-    """What is known of the time before: only whole windows, so that up to one more window of steps may be lost."""
+    """Returns what the restart lost. Only whole windows are known, so up to one more window of steps may be lost."""
     lines = read(path)
     lost = []
     for line in lines:
-        if line["event"] == "start":  # what an earlier restart lost is counted there
+        if line["event"] == "start":  # the losses of an earlier restart are counted there
             lost = [w for w in lost if w["step"] <= line["step"]]
         elif line["step"] > start_step:
             lost.append(line)

@@ -13,10 +13,19 @@ class BodyParameters(struct.PyTreeNode):
     bone_scales: jax.Array  # (..., J) length of each bone relative to the rest pose
 
 
-class Predictions(struct.PyTreeNode):
-    """What the model says."""
+class StudentT(struct.PyTreeNode):
+    """A Student-t distribution of each joint about its predicted position."""
 
-    joints_headset_m: jax.Array  # (B, T, J, 3) float32, after refinement
-    proposal_joints_headset_m: jax.Array  # (B, T, J, 3) float32, before it
-    cholesky_m: jax.Array | None  # (B, T, J, 3, 3) float32 lower-triangular L of covariance L L^T; None if switched off
-    body: BodyParameters | None  # of the refined pose, leading axes (B, T); None for the keypoint body
+    cholesky_m: jax.Array  # (..., J, 3, 3) lower-triangular L of the scale matrix L L^T, metres, headset axes
+    degrees_of_freedom: float = struct.field(pytree_node=False)  # nu; above 2 the covariance is nu / (nu - 2) L L^T
+
+
+class Predictions(struct.PyTreeNode):
+    """What a model says about the frames of clips. A model leaves out what it does not know."""
+
+    joints_headset_m: jax.Array  # (B, T, J, 3) float32, the final pose
+    # Earlier poses that are trained too, (B, T, J, 3) each, by name: "proposal" for the first, "layer_1", ...
+    intermediate_joints_m: dict[str, jax.Array] = struct.field(default_factory=dict)
+    distribution: StudentT | None = None  # leading axes (B, T)
+    body: BodyParameters | None = None  # of the final pose, leading axes (B, T); None without a body model
+    heatmaps: jax.Array | None = None  # (B, T, V, h, w, J) float32 logits, where a model predicts them

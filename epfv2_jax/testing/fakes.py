@@ -6,20 +6,21 @@ from scipy.spatial.transform import Rotation
 
 from epfv2_jax import structs
 from epfv2_jax.data import rig as rig_lib
-from epfv2_jax.geometry import skeleton
+from epfv2_jax.geometry import layout
+from epfv2_jax.geometry.layout import RigLayout
+from epfv2_jax.geometry.skeleton import EGOBODY3M
+from epfv2_jax.models import base
+from epfv2_jax.models.base import PoseModel
 
-J = skeleton.NUM_JOINTS
+J = EGOBODY3M.num_joints
+
+#: A headset with two cameras whose stored images are upright.
+TWO_VIEWS = RigLayout(name="two_views", view_names=("left", "right"), upright_turns=(0, 0), mirror=(1, 0))
 
 
 def rest_joints() -> np.ndarray:
     """Returns the rest pose (J, 3) in the headset frame, metres."""
-    joints = np.zeros((J, 3))
-    for level in skeleton.DEPTH_LEVELS:
-        for j in level:
-            parent = skeleton.PARENTS[j]
-            origin = np.asarray(skeleton.REST_ROOT_HEADSET_M) if parent < 0 else joints[parent]
-            joints[j] = origin + skeleton.REST_OFFSETS_M[j]
-    return joints
+    return EGOBODY3M.rest_joints_headset_m().astype(np.float64)
 
 
 def fake_batch(B=3, T=6, seed=0, image_hw=(16, 16), joints=None) -> structs.Batch:
@@ -32,7 +33,7 @@ def fake_batch(B=3, T=6, seed=0, image_hw=(16, 16), joints=None) -> structs.Batc
     angles = np.cumsum(rng.normal(0, 0.04, (B, T, 3)), axis=1)
     T_world_headset[..., :3, :3] = Rotation.from_euler("yxz", angles.reshape(-1, 3)).as_matrix().reshape(B, T, 3, 3)
     T_world_headset[..., :3, 3] = np.array([0.3, 1.5, -0.4]) + np.cumsum(rng.normal(0, 0.01, (B, T, 3)), axis=1)
-    rig = rig_lib.upright(rig_lib.default_rig(), image_hw)
+    rig = rig_lib.upright(rig_lib.default_rig(), layout.EGOBODY3M, image_hw)
     V = 4
     return structs.Batch(
         frames=structs.Frames(
@@ -59,9 +60,10 @@ def fake_predictions(batch: structs.Batch, seed=1, sigma_m=0.05) -> structs.Pred
     lower += np.eye(3) * rng.uniform(0.7, 1.3, (*truth.shape, 1)) * sigma_m
     return structs.Predictions(
         joints_headset_m=(truth + rng.normal(0, sigma_m, truth.shape)).astype(np.float32),
-        proposal_joints_headset_m=(truth + rng.normal(0, 1.5 * sigma_m, truth.shape)).astype(np.float32),
-        cholesky_m=lower.astype(np.float32),
-        body=None,
+        intermediate_joints_m={
+            "proposal": (truth + rng.normal(0, 1.5 * sigma_m, truth.shape)).astype(np.float32),
+        },
+        distribution=structs.StudentT(cholesky_m=lower.astype(np.float32), degrees_of_freedom=4.0),
     )
 
 
@@ -84,8 +86,24 @@ def poison(batch: structs.Batch, predictions: structs.Predictions) -> tuple[stru
     targets = batch.targets.replace(joints_headset_m=spoil(batch.targets.joints_headset_m, valid))
     predictions = structs.Predictions(
         joints_headset_m=spoil(predictions.joints_headset_m, valid),
-        proposal_joints_headset_m=spoil(predictions.proposal_joints_headset_m, valid),
-        cholesky_m=spoil(predictions.cholesky_m, valid),
-        body=None,
+        intermediate_joints_m={k: spoil(v, valid) for k, v in predictions.intermediate_joints_m.items()},
+        distribution=predictions.distribution.replace(cholesky_m=spoil(predictions.distribution.cholesky_m, valid)),
     )
     return batch.replace(frames=frames, targets=targets), predictions
+
+
+def random_variables(model: PoseModel, frames: structs.Frames, seed: int = 0) -> dict:
+    """Returns variables of a model as after some training: last layers, which start near zero, are random too.
+
+    Drawn by numpy: compiling `init` takes longer than most tests.
+    """
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if name.endswith(("scale", "var")):
+            return rng.uniform(0.5, 1.5, leaf.shape).astype(leaf.dtype)
+        std = 0.03 if "last" in name else 0.1 if leaf.ndim == 1 else (leaf.shape[-1] / leaf.size) ** 0.5
+        return rng.normal(0, std, leaf.shape).astype(leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, base.abstract_variables(model, frames))

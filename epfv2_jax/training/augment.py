@@ -1,7 +1,7 @@
 """Augmentation of training batches, on the device: light, noise, erased patches, left-right flip, dropped views.
 
-Everything random is drawn per clip from the step's key and the clip's id, so a clip looks the same wherever in a
-batch, and on whatever device, it ends up. The ranges are our choice.
+Random numbers are drawn per clip from the step's key and the clip's id, so the result does not depend on the clip's
+place in the batch or on its device. The ranges are our choice.
 """
 
 import dataclasses
@@ -14,15 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from epfv2_jax import structs
-from epfv2_jax.data import rig as rig_lib
-from epfv2_jax.geometry import cameras, skeleton
-
-_MIRROR = np.asarray(skeleton.MIRROR)
+from epfv2_jax.core import checks
+from epfv2_jax.geometry import cameras
+from epfv2_jax.geometry.layout import RigLayout
+from epfv2_jax.geometry.skeleton import Skeleton
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """Ranges of the augmentation; 0 switches a thing off. Light and dropout are per clip and view, noise per pixel."""
+    """Ranges of the augmentation; 0 turns one off. Light and dropout are per clip and view, noise per pixel."""
 
     brightness: float = 0.1  # largest shift up or down, in units of full scale
     contrast: float = 0.25  # the factor lies in [1 - contrast, 1 + contrast]
@@ -34,29 +34,29 @@ class AugmentConfig:
     view_dropout: float = 0.05  # probability that a view is missing in a clip
 
     def __post_init__(self):
-        for name in ("brightness", "contrast", "gamma", "noise", "blur_px"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} must be a number that is not negative, got {getattr(self, name)}")
-        for name in ("erase", "flip", "view_dropout", "contrast"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+        checks.at_least(0, brightness=self.brightness, gamma=self.gamma, noise=self.noise, blur_px=self.blur_px)
+        checks.within(0, 1, erase=self.erase, flip=self.flip, view_dropout=self.view_dropout, contrast=self.contrast)
 
 
 def to_float(batch: structs.Batch) -> structs.Batch:
-    """Returns `batch` with float32 images in [0, 1]; images that are already so are left alone."""
+    """Returns `batch` with float32 images in [0, 1]; images that are not uint8 stay unchanged."""
     images = batch.frames.images
     if images.dtype == jnp.uint8:
         images = images.astype(jnp.float32) / 255.0
     return batch.replace(frames=batch.frames.replace(images=images))
 
 
-def augment(key: jax.Array, batch: structs.Batch, config: AugmentConfig) -> structs.Batch:
+def augment(
+    key: jax.Array, batch: structs.Batch, config: AugmentConfig, skeleton: Skeleton, layout: RigLayout
+) -> structs.Batch:
     """Returns `batch` augmented, with float32 images in [0, 1]; views that are not valid are black.
 
     Args:
       key: of the step; each clip folds its id in.
       batch: leading axes (B, T, V); uint8 or float images.
-      config: static under jit.
+      config: static under jit, like the next two.
+      skeleton: of the joints; gives their mirror pairs.
+      layout: of the views; gives their mirror partners.
     """
     chex.assert_rank(batch.frames.images, 5)
     batch = to_float(batch)
@@ -64,7 +64,7 @@ def augment(key: jax.Array, batch: structs.Batch, config: AugmentConfig) -> stru
     flip_keys, light_keys, drop_keys, erase_keys = (_fold_each(keys, i) for i in range(4))
     if config.flip > 0:
         flipped = jax.vmap(lambda k: jax.random.bernoulli(k, config.flip))(flip_keys)
-        batch = _select(flipped, flip_left_right(batch), batch)
+        batch = _select(flipped, flip_left_right(batch, skeleton, layout), batch)
     if config.view_dropout > 0:
         V = batch.frames.images.shape[2]
         kept = jax.vmap(lambda k: ~jax.random.bernoulli(k, config.view_dropout, (V,)))(drop_keys)
@@ -77,22 +77,24 @@ def augment(key: jax.Array, batch: structs.Batch, config: AugmentConfig) -> stru
     return batch.replace(frames=batch.frames.replace(images=images))
 
 
-def flip_left_right(batch: structs.Batch) -> structs.Batch:
-    """Returns the mirror image of a batch: the world, headset, body, cameras and images with left and right exchanged.
+def flip_left_right(batch: structs.Batch, skeleton: Skeleton, layout: RigLayout) -> structs.Batch:
+    """Returns the mirror image of a batch: world, headset, body, cameras and images with left and right exchanged.
 
-    World and headset coordinates have x negated. The views change places (`rig.MIRRORED_VIEWS`), and each camera
-    becomes that of the mirrored image. Flipping twice gives the same batch back.
+    World and headset coordinates have x negated. Views are swapped with their mirror partners, and each camera becomes
+    that of the mirrored image. Flipping twice gives the same batch back.
 
     Raises:
-      ValueError: the batch does not have the four views whose mirror partners are known.
+      ValueError: the layout names no mirror partners.
     """
     frames, targets = batch.frames, batch.targets
-    if frames.view_valid.shape[-1] != len(rig_lib.MIRRORED_VIEWS):
+    if layout.mirror is None:
         raise ValueError(
-            f"flip is defined for the views {', '.join(rig_lib.VIEW_NAMES)}, the data has "
-            f"{frames.view_valid.shape[-1]}; set augment.flip to 0"
+            f"augment.flip: the views of {layout.name!r} ({', '.join(layout.view_names)}) have no mirror partners; set "
+            "augment.flip to 0"
         )
-    order = np.asarray(rig_lib.MIRRORED_VIEWS)
+    chex.assert_axis_dimension(frames.view_valid, 2, layout.num_views)
+    chex.assert_axis_dimension(targets.joint_valid, 2, skeleton.num_joints)
+    order, mirror = np.asarray(layout.mirror), np.asarray(skeleton.mirror)
     mirrored_views = jax.tree.map(lambda leaf: leaf[:, order], frames.rig)
     return batch.replace(
         frames=frames.replace(
@@ -104,15 +106,15 @@ def flip_left_right(batch: structs.Batch) -> structs.Batch:
             view_valid=frames.view_valid[:, :, order],
         ),
         targets=targets.replace(
-            joints_headset_m=_negate_x(targets.joints_headset_m[:, :, _MIRROR, :]),
-            joint_valid=targets.joint_valid[:, :, _MIRROR],
-            cholesky_m=None if targets.cholesky_m is None else _mirrored_cholesky(targets.cholesky_m[:, :, _MIRROR]),
+            joints_headset_m=_negate_x(targets.joints_headset_m[:, :, mirror, :]),
+            joint_valid=targets.joint_valid[:, :, mirror],
+            cholesky_m=None if targets.cholesky_m is None else _mirrored_cholesky(targets.cholesky_m[:, :, mirror]),
         ),
     )
 
 
 def _photometric(keys: jax.Array, images: jax.Array, config: AugmentConfig) -> jax.Array:
-    """Images (B, T, V, H, W) in other light, blurred and noisy, clipped to [0, 1]."""
+    """Returns images (B, T, V, H, W) with changed light, blur and noise, clipped to [0, 1]."""
     B, _, V = images.shape[:3]
     clip_view = (B, 1, V, 1, 1)
 
@@ -139,10 +141,9 @@ def _photometric(keys: jax.Array, images: jax.Array, config: AugmentConfig) -> j
 
 
 def _erase(key: jax.Array, images: jax.Array, probability: float) -> jax.Array:
-    """Images (T, V, H, W) of a clip with one patch in some views replaced by noise, at one place in all frames.
+    """Returns a clip's images (T, V, H, W) with a patch of some views replaced by noise, at one place in all frames.
 
-    Zhong et al., "Random Erasing Data Augmentation": area and aspect ratio are drawn as there, the share of the image
-    is smaller (our choice).
+    Zhong et al., "Random Erasing Data Augmentation", with smaller patches (our choice).
     """
     _, V, H, W = images.shape
     keys = jax.random.split(key, 6)
@@ -163,9 +164,9 @@ def _erase(key: jax.Array, images: jax.Array, probability: float) -> jax.Array:
 
 
 def _blurred(images: jax.Array, sigma_px: float) -> jax.Array:
-    """Images (..., H, W) convolved with a Gaussian cut off at three sigma; the border is repeated outwards.
+    """Returns images (..., H, W) convolved with a Gaussian cut off at three sigma, with edge padding.
 
-    As sums of shifted images: XLA fuses these, while on a CPU a convolution of one channel is many times slower.
+    Computed as sums of shifted images, which XLA fuses; on a CPU a one-channel convolution is many times slower.
     """
     radius = max(1, round(3.0 * sigma_px))
     weights = np.exp(-(np.arange(-radius, radius + 1) ** 2) / (2.0 * sigma_px**2))
@@ -181,7 +182,7 @@ def _fold_each(keys: jax.Array, data: int) -> jax.Array:
 
 
 def _select(choice: jax.Array, first: structs.Batch, second: structs.Batch) -> structs.Batch:
-    """Clip by clip `first` where `choice` (B,) is True, else `second`."""
+    """Returns `first` for the clips where `choice` (B,) is True, else `second`."""
     return jax.tree.map(lambda a, b: jnp.where(choice.reshape((-1,) + (1,) * (a.ndim - 1)), a, b), first, second)
 
 
@@ -190,13 +191,15 @@ def _negate_x(vectors: jax.Array) -> jax.Array:
 
 
 def _mirrored_cholesky(L: jax.Array) -> jax.Array:
-    """M L M (..., 3, 3) with M = diag(-1, 1, 1): lower-triangular with a positive diagonal, as M L M (M L M)^T =
-    M L L^T M is the mirrored covariance."""
+    """Returns M L M (..., 3, 3) with M = diag(-1, 1, 1), the Cholesky factor of the mirrored covariance M L L^T M.
+
+    It is lower-triangular with a positive diagonal, and M L M (M L M)^T = M L L^T M.
+    """
     signs = jnp.asarray([-1.0, 1.0, 1.0], L.dtype)
     return L * jnp.broadcast_to(signs[:, None] * signs[None, :], L.shape)
 
 
 def _mirrored(T: jax.Array) -> jax.Array:
-    """M T M (..., 4, 4) with M = diag(-1, 1, 1, 1): the same transform between mirrored coordinates."""
+    """Returns M T M (..., 4, 4) with M = diag(-1, 1, 1, 1): the same transform between mirrored coordinates."""
     signs = jnp.asarray([-1.0, 1.0, 1.0, 1.0], T.dtype)
     return T * jnp.broadcast_to(signs[:, None] * signs[None, :], T.shape)

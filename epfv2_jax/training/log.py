@@ -1,18 +1,20 @@
-"""What a run writes down: metrics as JSON lines, optionally TensorBoard, and the list of skipped steps."""
+"""The logs of a run: metrics as JSON lines, optionally TensorBoard, and the list of skipped steps."""
 
 import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from epfv2_jax.core import checks, files
+
 
 class RunLog:
     """Appends to `metrics.jsonl` and `skipped.jsonl` in a run's directory; a resumed run repeats no line."""
 
     def __init__(self, directory: str | pathlib.Path, start_step: int, tensorboard: bool = False, active: bool = True):
-        """Opens the log; lines of steps after `start_step`, left by a run that was cut off, are dropped.
+        """Opens the log and drops lines of steps after `start_step`, left by an interrupted run.
 
-        With `active` False nothing is written: for all processes of a run but the first.
+        With `active` False nothing is written, for all processes of a run but the first.
         """
         self._directory = pathlib.Path(directory)
         self._writer, self._active = None, active
@@ -22,13 +24,15 @@ class RunLog:
         for name in ("metrics.jsonl", "skipped.jsonl"):
             _drop_after(self._directory / name, start_step)
         if tensorboard:
-            try:
-                import tensorboardX
-            except ImportError as error:
-                raise ValueError(
-                    "training.tensorboard = True needs the extra: pip install 'epfv2_jax[tensorboard]'"
-                ) from error
+            checks.extra_installed("tensorboardX", "tensorboard", "loop.tensorboard = True")
+            import tensorboardX
+
             self._writer = tensorboardX.SummaryWriter(str(self._directory / "tensorboard"), purge_step=start_step)
+
+    @property
+    def skipped_path(self) -> pathlib.Path:
+        """The file that lists the clips of skipped steps."""
+        return self._directory / "skipped.jsonl"
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Writes one line of metrics."""
@@ -38,7 +42,7 @@ class RunLog:
                 self._writer.add_scalar(name, value, step)
 
     def skipped(self, step: int, clips: list[str]) -> None:
-        """Writes down that `step` was skipped and the clips that were in its batch."""
+        """Writes one line for a skipped step, with the clips of its batch."""
         self._append("skipped.jsonl", {"step": step, "clips": clips})
 
     def close(self) -> None:
@@ -63,6 +67,4 @@ def _drop_after(path: pathlib.Path, step: int) -> None:
                 kept.append(line + "\n")
         except json.JSONDecodeError:
             continue  # the line that was being written when the run was killed
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(kept))
-    temporary.replace(path)
+    files.write_atomic(path, "".join(kept).encode())

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-Layers = tuple[tuple[str, ...], ...]  # names of an encoder's top-level modules by depth, input side first
+from epfv2_jax.core import checks
+from epfv2_jax.models.base import Backbone
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,18 +22,15 @@ class OptimizerConfig:
     b1: float = 0.9
     b2: float = 0.999
     clip_norm: float = 1.0
-    encoder_scale: float = 1.0  # the encoder's learning rate relative to the rest
-    encoder_layer_decay: float = 1.0  # and each of its layers relative to the next deeper one (0.65-0.8 for a ViT)
+    encoder_scale: float = 1.0  # learning rate of the encoder relative to the rest of the model
+    encoder_layer_decay: float = 1.0  # of each encoder layer relative to the next deeper one (0.65-0.8 for a ViT)
 
     def __post_init__(self):
-        for name in ("learning_rate", "clip_norm"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("warmup_steps", "weight_decay", "encoder_scale", "final_fraction"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        if not 0 < self.encoder_layer_decay <= 1:
-            raise ValueError(f"encoder_layer_decay must be in (0, 1], got {self.encoder_layer_decay}")
+        checks.above(0, learning_rate=self.learning_rate, clip_norm=self.clip_norm)
+        checks.at_least(0, warmup_steps=self.warmup_steps, weight_decay=self.weight_decay)
+        checks.at_least(0, encoder_scale=self.encoder_scale, final_fraction=self.final_fraction)
+        checks.above(0, encoder_layer_decay=self.encoder_layer_decay)
+        checks.within(0, 1, encoder_layer_decay=self.encoder_layer_decay)
 
 
 def learning_rate_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
@@ -48,40 +46,38 @@ def learning_rate_schedule(config: OptimizerConfig, steps: int) -> optax.Schedul
 
 
 def make_optimizer(
-    config: OptimizerConfig, steps: int, encoder_layers: Layers = (), freeze_encoder: bool = False
+    config: OptimizerConfig, steps: int, backbone: Backbone | None = None
 ) -> optax.GradientTransformation:
     """Returns the gradient transformation for a run of `steps` steps.
 
-    `encoder_layers` names the encoder's modules by depth (the `layers` of an encoder class). A frozen encoder is
-    neither updated nor given moments to remember, and does not count in the gradient's norm.
+    A frozen backbone is not updated, has no moments and is left out of the gradient norm.
     """
     trained = optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
         optax.scale_by_adam(b1=config.b1, b2=config.b2, mu_dtype=jnp.float32),
         optax.add_decayed_weights(config.weight_decay, mask=decayed),
-        optax.stateless(
-            lambda updates, _: jax.tree.map(jnp.multiply, updates, rate_scales(updates, config, encoder_layers))
-        ),
+        optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, rate_scales(updates, config, backbone))),
         optax.scale_by_learning_rate(learning_rate_schedule(config, steps)),
     )
-    if not freeze_encoder:
+    if backbone is None or not backbone.frozen:
         return trained
     return optax.partition({False: trained, True: optax.set_to_zero()}, in_encoder)
 
 
-def rate_scales(params: Any, config: OptimizerConfig, encoder_layers: Layers) -> Any:
-    """Returns a tree of learning rates relative to that of the decoders.
+def rate_scales(params: Any, config: OptimizerConfig, backbone: Backbone | None) -> Any:
+    """Returns a tree of learning rates relative to that of the rest of the model.
 
-    Counted from the decoders, the encoder's last layer has encoder_scale * decay, the one before encoder_scale *
+    Counted from the output side, the backbone's last layer has encoder_scale * decay, the one before encoder_scale *
     decay^2, and so on (Bao et al., "BEiT").
 
     Raises:
-      ValueError: a layer decay is asked for, and an encoder module is in no layer.
+      ValueError: there is a layer decay, and a module of the backbone is in none of its layers.
     """
-    depth = {name: len(encoder_layers) - i for i, names in enumerate(encoder_layers) for name in names}
+    layers = () if backbone is None else backbone.layers
+    depth = {name: len(layers) - i for i, names in enumerate(layers) for name in names}
 
     def scale(path: tuple, leaf: jax.Array) -> float:
-        if path[0].key != "encoder":
+        if backbone is None or path[0].key != "encoder":
             return 1.0
         if config.encoder_layer_decay == 1:
             return config.encoder_scale

@@ -9,13 +9,13 @@ import optax
 from flax import struct
 
 from epfv2_jax import structs
-from epfv2_jax.models.epfv2 import model as epfv2
+from epfv2_jax.models.base import PoseModel
 
 
 class TrainState(struct.PyTreeNode):
-    """Immutable: `train_step` returns a new one. No random key in it: keys are folded from the run's key and `step`."""
+    """The state of training; immutable. It holds no random key: keys are folded from the run's key and `step`."""
 
-    step: jax.Array  # () int32, steps tried, skipped ones included: also the position in the data
+    step: jax.Array  # () int32, steps done, skipped ones included; also the position in the data
     skipped: jax.Array  # () int32, steps whose gradient was not finite
     skipped_in_a_row: jax.Array  # () int32
     params: Any
@@ -25,17 +25,17 @@ class TrainState(struct.PyTreeNode):
 
 
 def create_state(
-    key: jax.Array, model: epfv2.EPFv2, optimizer: optax.GradientTransformation, frames: structs.Frames
+    key: jax.Array, model: PoseModel, optimizer: optax.GradientTransformation, frames: structs.Frames
 ) -> TrainState:
-    """Returns the state before the first step. `frames` gives the shapes only; call it under `jax.jit`."""
-    variables = model.init(key, frames)
+    """Returns the state before the first step; call it under jit. `frames` may be abstract: only shapes matter."""
+    variables = model.init(key, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), frames))
     params = variables["params"]
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         skipped=jnp.zeros((), jnp.int32),
         skipped_in_a_row=jnp.zeros((), jnp.int32),
         params=params,
-        batch_stats=variables.get("batch_stats", {}),  # not every encoder has any
+        batch_stats=variables.get("batch_stats", {}),  # not every encoder has them
         opt_state=optimizer.init(params),
         ema_params=jax.tree.map(jnp.copy, params),
     )
@@ -47,7 +47,7 @@ def inference_variables(state: TrainState) -> dict[str, Any]:
 
 
 def with_encoder(state: TrainState, variables: Any) -> TrainState:
-    """Returns `state` with the encoder's parameters and batch statistics replaced, where each lies and in its dtype.
+    """Returns `state` with the encoder's parameters and batch statistics replaced; shardings and dtypes stay.
 
     Raises:
       ValueError: a parameter is missing, unknown or of another shape.
@@ -60,8 +60,8 @@ def with_encoder(state: TrainState, variables: Any) -> TrainState:
         shapes = [jax.tree.map(lambda leaf: leaf.shape, t, is_leaf=lambda t: hasattr(t, "shape")) for t in (old, new)]
         if shapes[0] != shapes[1]:
             raise ValueError(
-                f"the imported encoder's {collection} are not those of the model's encoder; import the weights again "
-                "for the encoder that model.encoder names"
+                f"the imported encoder's {collection} do not fit the model's encoder; import the weights again for the "
+                "encoder that model.encoder names"
             )
         new = jax.tree.map(lambda a, b: jax.device_put(np.asarray(a, b.dtype), b.sharding), new, old)
         return {**tree, "encoder": new}

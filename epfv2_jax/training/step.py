@@ -11,10 +11,13 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 
 from epfv2_jax import structs
-from epfv2_jax.models.epfv2 import model as epfv2
-from epfv2_jax.objectives import pose as losses
-from epfv2_jax.training import augment, sharding
+from epfv2_jax.core import checks, sharding
+from epfv2_jax.models.base import PoseModel
+from epfv2_jax.objectives import Objective, Term
+from epfv2_jax.training import augment
 from epfv2_jax.training.state import TrainState
+
+Terms = dict[str, Term]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,14 +25,23 @@ class StepConfig:
     """What one step does besides the forward pass."""
 
     steps: int  # length of the run: the loss weights and the learning rate follow the progress through it
-    accumulation: int = 1  # parts of the batch that are passed through the model one after the other
+    accumulation: int = 1  # parts of the batch that pass through the model one after the other
     ema_decay: float = 0.999  # of the averaged weights; 0 switches averaging off
 
     def __post_init__(self):
-        if self.steps < 1 or self.accumulation < 1:
-            raise ValueError(f"steps and accumulation must be at least 1, got {self.steps} and {self.accumulation}")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay must be in [0, 1), got {self.ema_decay}")
+        checks.at_least(1, steps=self.steps, accumulation=self.accumulation)
+        checks.below_one(ema_decay=self.ema_decay)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Learner:
+    """What a step learns with: pure functions and their settings, static under jit."""
+
+    model: PoseModel
+    objective: Objective
+    optimizer: optax.GradientTransformation
+    augment: augment.AugmentConfig
+    config: StepConfig
 
 
 def train_step(
@@ -37,21 +49,18 @@ def train_step(
     batch: structs.Batch,
     key: jax.Array,
     *,
-    model: epfv2.EPFv2,
-    optimizer: optax.GradientTransformation,
-    config: StepConfig,
-    loss_config: losses.LossConfig,
-    augment_config: augment.AugmentConfig,
+    learner: Learner,
     gather: Callable[[Any], Any] = lambda params: params,
-) -> tuple[TrainState, dict[str, jax.Array]]:
+) -> tuple[TrainState, dict[str, Any]]:
     """Returns (next state, metrics) after one optimizer update on `batch`.
 
     A step whose loss or gradient is not finite changes nothing but the counters. `key` is the run's root key: the step
-    folds its own number in, so a resumed run sees the same noise. `gather` makes of the parameters, as they are stored
-    over the devices, what the model computes with.
+    folds its own number in, so a resumed run sees the same noise. `gather` turns the parameters, as they are stored
+    over the devices, into what the model computes with.
     """
+    model, config = learner.model, learner.config
     augment_key, drop_key = jax.random.split(jax.random.fold_in(key, state.step))
-    batch = augment.augment(augment_key, batch, augment_config)
+    batch = augment.augment(augment_key, batch, learner.augment, model.skeleton, model.layout)
     progress = state.step / config.steps
 
     def loss_fn(params, batch_stats, part, counts, part_key):
@@ -59,12 +68,12 @@ def train_step(
         predictions, updated = model.apply(
             variables, part.frames, train=True, mutable=["batch_stats"], rngs={"drop_path": part_key}
         )
-        loss, terms = losses.pose_loss(predictions, part, progress, loss_config, counts)
-        return loss, (terms, updated.get("batch_stats", {}))
+        terms = learner.objective(predictions, part, progress)
+        return weighted_sum(terms, counts), (terms, updated.get("batch_stats", {}))
 
-    (loss, (terms, batch_stats)), grads = _value_and_grad(loss_fn, state, batch, config.accumulation, drop_key)
+    (loss, (terms, batch_stats)), grads = _value_and_grad(loss_fn, state, batch, learner, drop_key)
     grad_norm = optax.tree.norm(grads)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    updates, opt_state = learner.optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     decay = jnp.minimum(config.ema_decay, (1 + state.step) / (10 + state.step))
     ema_params = optax.incremental_update(params, state.ema_params, 1 - decay)
@@ -78,20 +87,32 @@ def train_step(
         skipped_in_a_row=jnp.where(finite, 0, state.skipped_in_a_row + 1),
     )
     counters = {"skipped": new.skipped, "skipped_in_a_row": new.skipped_in_a_row}
-    return new, {"loss": loss, "grad_norm": grad_norm, **terms, **counters}
+    means = {name: (term.total, term.count) for name, term in terms.items()}
+    return new, {"loss": loss, "grad_norm": grad_norm, **means, **counters}
+
+
+def weighted_sum(terms: Terms, counts: dict[str, jax.Array] | None = None) -> jax.Array:
+    """Returns the loss (): each term's weight * total / count, by `counts` of a whole batch or else by its own."""
+    counts = {name: term.count for name, term in terms.items()} if counts is None else counts
+    return sum(
+        term.weight * term.total / jnp.maximum(counts[name], 1.0)
+        for name, term in terms.items()
+        if term.weight is not None
+    )
 
 
 def _value_and_grad(
-    loss_fn: Callable, state: TrainState, batch: structs.Batch, accumulation: int, key: jax.Array
+    loss_fn: Callable, state: TrainState, batch: structs.Batch, learner: Learner, key: jax.Array
 ) -> Any:
-    """Returns ((loss, (terms, batch_stats)), gradients) over the whole batch, in `accumulation` parts.
+    """Returns ((loss, (terms, batch_stats)), gradients) over the whole batch, in parts passed one after the other.
 
-    Each part is normalised by the whole batch's counts, so that losses and gradients simply add.
+    Each part is divided by the whole batch's counts, so that losses and gradients simply add up.
     """
     value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
-    counts = losses.term_counts(batch)
+    accumulation = learner.config.accumulation
     if accumulation == 1:
-        return value_and_grad(state.params, state.batch_stats, batch, counts, key)
+        return value_and_grad(state.params, state.batch_stats, batch, None, key)
+    counts = _counts(learner, state, batch)
     keys = jax.random.split(key, accumulation)
     parts = jax.tree.map(lambda leaf: leaf.reshape(-1, accumulation, *leaf.shape[1:]).swapaxes(0, 1), batch)
 
@@ -111,12 +132,23 @@ def _value_and_grad(
     return (loss, (terms, batch_stats)), grads
 
 
-def compile_step(mesh: Mesh, state_shardings: Any, **static: Any) -> Callable:
+def _counts(learner: Learner, state: TrainState, batch: structs.Batch) -> dict[str, jax.Array]:
+    """The counts of the objective's terms over a whole batch.
+
+    Counts do not depend on predictions, so any will do, and the compiler drops everything but the counts.
+    """
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    shapes = jax.eval_shape(lambda v, frames: learner.model.apply(v, frames), variables, batch.frames)
+    blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return {name: term.count for name, term in learner.objective(blank, batch, 0.0).items()}
+
+
+def compile_step(mesh: Mesh, state_shardings: Any, learner: Learner) -> jax.stages.Wrapped:
     """Returns the jitted `train_step` on `mesh`: clips split over all devices, the old state donated to the new one."""
     replicated = sharding.replicated(mesh)
     gather = functools.partial(sharding.gather, mesh=mesh, stored=state_shardings.params)
     return jax.jit(
-        functools.partial(train_step, gather=gather, **static),
+        functools.partial(train_step, learner=learner, gather=gather),
         in_shardings=(state_shardings, NamedSharding(mesh, sharding.BATCH_SPEC), replicated),
         out_shardings=(state_shardings, replicated),
         donate_argnums=0,

@@ -1,4 +1,4 @@
-"""The report of an evaluation: a picture per interesting frame and one HTML page that needs no other file."""
+"""Writes the report of an evaluation: a picture of each interesting frame, and one HTML page that stands alone."""
 
 import base64
 import html
@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from epfv2_jax.evaluation.evaluate import TABLE_COLUMNS, EvaluationResult, FrameExample
-from epfv2_jax.geometry import skeleton
-from epfv2_jax.viz import overlays, pose3d
+from epfv2_jax.evaluation import tables
+from epfv2_jax.evaluation.evaluate import EvaluationResult
+from epfv2_jax.evaluation.examples import FrameExample
+from epfv2_jax.geometry.layout import RigLayout
+from epfv2_jax.geometry.skeleton import Skeleton
+from epfv2_jax.viz import ellipsoids, overlays, pose3d, poses
 
 _INK = "#1d2329"
 _MUTED = "#6b7480"
-_LEVEL = 0.5  # of the ellipsoids in the pictures
-_VIEW_NAMES = {4: ("left side", "left front", "right front", "right side")}
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1d2329; background: #fff; max-width: 1180px; margin: 32px auto;
   padding: 0 20px; }
@@ -34,20 +35,31 @@ img { width: 100%; border: 1px solid #e3e6ea; border-radius: 6px; margin: 8px 0;
 def write_report(
     directory: str | pathlib.Path,
     result: EvaluationResult,
+    skeleton: Skeleton,
+    layout: RigLayout,
     title: str = "Evaluation",
     note: str = "",
     describe_clip: Callable[[int], str] = "clip {}".format,
 ) -> pathlib.Path:
     """Returns the path of `index.html` in `directory`, after writing it and PNGs of the frames and the calibration.
 
-    The page holds its pictures inside itself. Worst frames come first, then the typical ones, then the tables.
-    `describe_clip` names a clip by its id, for the headings of the pictures.
+    The page embeds its pictures. Worst frames come first, then the typical ones, then the tables.
+
+    Args:
+      directory: is made; PNGs of an earlier report in it are removed.
+      result: of the evaluation.
+      skeleton: of the joints; says which are connected and names them.
+      layout: of the cameras; names the views.
+      title: of the page.
+      note: below the title.
+      describe_clip: names a clip by its id, for the headings of the pictures.
     """
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     for old in directory.glob("*_clip*.png"):
         old.unlink()
-    sections = [f"<h1>{html.escape(title)}</h1>", f"<p>{html.escape(note)}</p>" if note else "", _summary_table(result)]
+    sections = [f"<h1>{html.escape(title)}</h1>", f"<p>{html.escape(note)}</p>" if note else ""]
+    sections.append(_summary_table(result))
     for name, heading, examples in (
         ("worst", "Worst frames", result.worst),
         ("typical", "Typical frames", result.typical),
@@ -57,17 +69,12 @@ def write_report(
         sections.append(f"<h2>{heading}</h2>{_legend(result)}")
         for i, example in enumerate(examples):
             path = directory / f"{name}{i:02d}_clip{example.clip_id}_frame{example.frame}.png"
-            picture = _write_png(draw_frame(example, result.degrees_of_freedom, describe_clip), path)
+            picture = _write_png(draw_frame(example, skeleton, layout, describe_clip), path)
             where = f"{describe_clip(example.clip_id)}, frame {example.frame} of the clip"
             alt = f"{heading}, number {i + 1}: {where}, {example.err_cm:.1f} cm"
             sections.append(_embed(picture, alt))
     if result.calibration:
-        picture = _write_png(draw_calibration(result), directory / "calibration.png")
-        text = (
-            f"Predicted standard deviation of one axis {result.metrics['predicted_sigma_cm']:.2f} cm, root mean square "
-            f"error of one axis {result.metrics['error_sigma_cm']:.2f} cm."
-        )
-        sections.append(f"<h2>Uncertainty</h2><p>{text}</p>{_embed(picture, 'Calibration curve', 'half')}")
+        sections.append(_uncertainty(result, directory))
     sections.append(f"<h2>Error of each joint</h2>{_joint_table(result)}")
     page = directory / "index.html"
     body = "\n".join(section for section in sections if section)
@@ -80,11 +87,14 @@ def write_report(
 
 
 def draw_frame(
-    example: FrameExample, degrees_of_freedom: float = 4.0, describe_clip: Callable[[int], str] = "clip {}".format
+    example: FrameExample,
+    skeleton: Skeleton,
+    layout: RigLayout,
+    describe_clip: Callable[[int], str] = "clip {}".format,
 ) -> Any:
     """Returns a matplotlib figure of a frame: the views with both skeletons, the pose from two sides, joint errors."""
-    V, H, W = example.images.shape[:3]
-    # Layout in inches, from the top: heading, view names, views, pose and errors.
+    V, H, W = example.images.shape
+    # Inches, from the top: heading, view names, views, pose and errors.
     margin, gap, width = 0.2, 0.1, 13.0
     view_width = (width - 2 * margin - (V - 1) * gap) / V
     view_height = view_width * H / W
@@ -95,39 +105,39 @@ def draw_frame(
     def place(left, bottom, w, h):
         return figure.add_axes((left / width, bottom / height, w / width, h / height))
 
-    names = _VIEW_NAMES[V] if V in _VIEW_NAMES else [f"view {v}" for v in range(V)]
+    names = [name.replace("_", " ") for name in layout.view_names]
     views_bottom = height - 0.85 - view_height
-    for v, picture in enumerate(overlays.draw_views(example, height_px=420)):
+    for v, picture in enumerate(overlays.draw_views(example, skeleton, height_px=420)):
         axes = place(margin + v * (view_width + gap), views_bottom, view_width, view_height)
         axes.imshow(picture, aspect="auto")
         axes.axis("off")
         axes.set_title(names[v] if example.view_valid[v] else f"{names[v]}: no image", fontsize=10, color=_MUTED, pad=4)
     for i, (azimuth, name) in enumerate(((25.0, "from the front"), (90.0, "from the wearer's left"))):
         axes = place(margin + i * pose_height, margin, pose_height, pose_height)
-        pose3d.draw_pose(axes, example, azimuth, level=_LEVEL, degrees_of_freedom=degrees_of_freedom)
+        pose3d.draw_pose(axes, example, skeleton, azimuth)
         axes.set_title(name, fontsize=10, color=_MUTED, pad=2)
     left = margin + 2 * pose_height + 1.35
-    _draw_joint_errors(place(left, margin + 0.4, width - margin - left, pose_height - 0.4), example)
+    _draw_joint_errors(place(left, margin + 0.4, width - margin - left, pose_height - 0.4), example, skeleton)
 
     line = 1 - 0.33 / height
     heading = f"mean error {example.err_cm:.1f} cm"
     figure.text(margin / width, line, heading, fontsize=14, weight="bold", color=_INK, va="center")
     where = f"{describe_clip(example.clip_id)}, frame {example.frame} of the clip"
     figure.text(0.2, line, where, fontsize=11, color=_MUTED, va="center")
-    for x, color, text in ((0.82, overlays.PREDICTION_COLOR, "prediction"), (0.925, overlays.TRUTH_COLOR, "truth")):
+    for x, color, text in ((0.82, poses.PREDICTION_COLOR, "prediction"), (0.925, poses.TRUTH_COLOR, "truth")):
         figure.text(x, line, "●", fontsize=14, color=color, va="center")
         figure.text(x + 0.016, line, text, fontsize=11, color=_INK, va="center")
     return figure
 
 
 def draw_calibration(result: EvaluationResult) -> Any:
-    """Returns a matplotlib figure: measured against nominal share of errors inside the predicted ellipsoids."""
+    """Returns a matplotlib figure: measured over nominal share of errors inside the predicted ellipsoids."""
     figure = _figure(5.2, 5.0)
     axes = figure.add_axes((0.14, 0.13, 0.82, 0.82))
     axes.plot([0, 1], [0, 1], "--", color=_MUTED, linewidth=1.2)
     axes.text(0.60, 0.555, "ideal", color=_MUTED, rotation=45, rotation_mode="anchor")
     nominal, measured = [0.0, *result.calibration], [0.0, *result.calibration.values()]
-    axes.plot(nominal, measured, "-o", color=overlays.PREDICTION_COLOR, linewidth=2.2, markersize=5)
+    axes.plot(nominal, measured, "-o", color=poses.PREDICTION_COLOR, linewidth=2.2, markersize=5)
     axes.text(0.03, 0.95, "above the line: too cautious", color=_MUTED, fontsize=9)
     axes.text(0.97, 0.03, "below: too sure", color=_MUTED, fontsize=9, ha="right")
     axes.set(xlim=(0, 1), ylim=(0, 1.01), aspect="equal")
@@ -137,12 +147,13 @@ def draw_calibration(result: EvaluationResult) -> Any:
     return figure
 
 
-def _draw_joint_errors(axes, example: FrameExample) -> None:
+def _draw_joint_errors(axes: Any, example: FrameExample, skeleton: Skeleton) -> None:
+    """Draws a bar for each joint with a known error."""
     err_cm = 100 * np.linalg.norm(example.joints_headset_m - example.true_joints_headset_m, axis=-1)
-    shown = [j for j in range(skeleton.NUM_JOINTS) if example.joint_valid[j] and np.isfinite(err_cm[j])]
+    shown = [j for j in range(skeleton.num_joints) if example.joint_valid[j] and np.isfinite(err_cm[j])]
     rows = np.arange(len(shown))[::-1]
-    axes.barh(rows, err_cm[shown], color=overlays.PREDICTION_COLOR, height=0.72)
-    axes.set_yticks(rows, [_joint_label(skeleton.JOINT_NAMES[j]) for j in shown], fontsize=7)
+    axes.barh(rows, err_cm[shown], color=poses.PREDICTION_COLOR, height=0.72)
+    axes.set_yticks(rows, [_joint_label(skeleton.joint_names[j]) for j in shown], fontsize=7)
     axes.set_ylim(-0.8, len(shown) - 0.2)
     axes.tick_params(axis="y", length=0)
     axes.tick_params(axis="x", labelsize=8)
@@ -165,7 +176,7 @@ def _figure(width: float, height: float):
 
 
 def _write_png(figure, path: pathlib.Path) -> Image.Image:
-    """Renders the figure once: writes the PNG and returns the picture."""
+    """Returns the picture of a figure, after writing it as a PNG."""
     figure.canvas.draw()
     picture = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")
     picture.save(path)
@@ -179,24 +190,35 @@ def _embed(picture: Image.Image, alt: str, css: str = "") -> str:
     return f'<img class="{css}" alt="{html.escape(alt)}" src="data:image/jpeg;base64,{data}">'
 
 
+def _uncertainty(result: EvaluationResult, directory: pathlib.Path) -> str:
+    """Returns the section on the predicted uncertainty, after writing the PNG of its curve."""
+    picture = _write_png(draw_calibration(result), directory / "calibration.png")
+    text = (
+        f"Predicted standard deviation of one axis {result.metrics['predicted_sigma_cm']:.2f} cm, root mean square "
+        f"error of one axis {result.metrics['error_sigma_cm']:.2f} cm."
+    )
+    return f"<h2>Uncertainty</h2><p>{text}</p>{_embed(picture, 'Calibration curve', 'half')}"
+
+
 def _legend(result: EvaluationResult) -> str:
     def dot(color):
         return f'<span style="color:{color}">&#9679;</span>'
 
-    text = f"{dot(overlays.PREDICTION_COLOR)} prediction &nbsp; {dot(overlays.TRUTH_COLOR)} truth."
+    text = f"{dot(poses.PREDICTION_COLOR)} prediction &nbsp; {dot(poses.TRUTH_COLOR)} truth."
     text += f" Floor grid {pose3d.GRID_M} m."
     if result.calibration:
-        text += f" Each ellipsoid holds its joint with {_LEVEL:.0%} probability, according to the model."
+        text += f" Each ellipsoid holds its joint with {ellipsoids.LEVEL:.0%} probability, according to the model."
     return f"<p>{text} Skeletons are drawn wherever the lens sees them, hidden body parts included.</p>"
 
 
 def _summary_table(result: EvaluationResult) -> str:
+    columns = [(html.escape(heading), key) for heading, key in tables.columns(result)]
     rows = [("this model", result.metrics)]
     if result.baseline is not None:
         rows.append(("mean pose, same frames", result.baseline))
-    head = "".join(f"<th>{heading}</th>" for heading, _ in TABLE_COLUMNS)
+    head = "".join(f"<th>{heading}</th>" for heading, _ in columns)
     body = "".join(
-        f"<tr><td>{label}</td>{''.join(f'<td>{_number(values[key])}</td>' for _, key in TABLE_COLUMNS)}</tr>"
+        f"<tr><td>{label}</td>{''.join(f'<td>{_number(values[key])}</td>' for _, key in columns)}</tr>"
         for label, values in rows
     )
     m = result.metrics
@@ -217,13 +239,14 @@ def _joint_table(result: EvaluationResult) -> str:
     for name, err_cm in result.per_joint_cm.items():
         width = 220 * err_cm / longest if math.isfinite(err_cm) else 0
         cells = "".join(f"<td>{_number(column[name])}</td>" for column in columns)
-        bar = f'<span class="bar" style="width:{width:.0f}px;background:{overlays.PREDICTION_COLOR}"></span>'
-        rows.append(f'<tr><td>{_joint_label(name)}</td>{cells}<td class="left">{bar}</td></tr>')
+        bar = f'<span class="bar" style="width:{width:.0f}px;background:{poses.PREDICTION_COLOR}"></span>'
+        rows.append(f'<tr><td>{html.escape(_joint_label(name))}</td>{cells}<td class="left">{bar}</td></tr>')
     heads = "".join(f"<th>{name}</th>" for name in ("model, cm", "mean pose, cm")[: len(columns)])
     return f"<table><tr><th>joint</th>{heads}<th></th></tr>{''.join(rows)}</table>"
 
 
 def _joint_label(name: str) -> str:
+    """Returns the words of a joint's name: "left wrist" for b_l_wrist."""
     sides = {"l": "left", "r": "right"}
     words = name.removeprefix("b_").split("_")
     return " ".join([sides[words[0]], *words[1:]] if words[0] in sides else words)

@@ -1,4 +1,4 @@
-// Streams the golden sequence through the exported graph, frame by frame, and compares with what JAX said.
+// Streams the golden sequence through the exported graph, frame by frame, and compares it with what JAX computed.
 //
 //   stream GRAPH.onnx [GOLDEN.npz]       default: GRAPH.golden.npz, which the export wrote beside it
 //

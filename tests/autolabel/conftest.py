@@ -7,17 +7,20 @@ import jax
 import numpy as np
 import pytest
 
+from epfv2_jax import models, structs
 from epfv2_jax.autolabel import plan as plan_lib
 from epfv2_jax.autolabel import worker
-from epfv2_jax.checkpoints import checkpoint
-from epfv2_jax.core import config as config_lib
+from epfv2_jax.checkpoints import About, CheckpointWriter
 from epfv2_jax.data import images, records, rig
-from epfv2_jax.geometry.skeleton import NUM_JOINTS
-from epfv2_jax.models.epfv2 import model as epfv2
-from epfv2_jax.structs import Frames
+from epfv2_jax.geometry import layout, skeleton
+from epfv2_jax.testing.fakes import random_variables
 
 SIZE_HW = (16, 16)
-MODEL = epfv2.ModelConfig(encoder="tiny", width=16, heads=2, ffn_width=16, head_width=16, window=4)
+SPEC = records.RecordSpec(
+    image_size_hw=SIZE_HW, camera_model="fisheye", skeleton=skeleton.EGOBODY3M, layout=layout.EGOBODY3M
+)
+CONFIG = {"kind": "epfv2", "encoder": "small", "width": 16, "heads": 2, "ffn_width": 16, "head_width": 16, "window": 4}
+J = skeleton.EGOBODY3M.num_joints
 PASS = plan_lib.PassConfig(unit_frames=48, slots=8, chunk_frames=4)
 # Records of each sequence: (first frame, frames). The second has a gap, the third is one short record.
 LAYOUT = {"a": ((0, 16), (16, 16), (32, 16), (48, 16), (64, 6)), "b": ((5, 10), (15, 3), (40, 12)), "c": ((0, 2),)}
@@ -39,10 +42,10 @@ def make_run(sequence: str, first: int, num_frames: int, seed: int) -> records.F
         frame_index=np.arange(first, first + num_frames, dtype=np.int32),
         jpegs=tuple(tuple(images.encode_grey(view, 92) for view in frame) for frame in pixels),
         T_world_headset=T_world_headset,
-        joints_world_m=np.zeros((num_frames, NUM_JOINTS, 3), np.float32),
-        joint_valid=np.zeros((num_frames, NUM_JOINTS), bool),
+        joints_world_m=np.zeros((num_frames, J, 3), np.float32),
+        joint_valid=np.zeros((num_frames, J), bool),
         view_valid=np.ones((num_frames, 4), bool),
-        rig=jax.tree.map(np.asarray, rig.upright(rig.default_rig(), SIZE_HW)),
+        rig=jax.tree.map(np.asarray, rig.upright(rig.default_rig(), layout.EGOBODY3M, SIZE_HW)),
     )
 
 
@@ -59,40 +62,34 @@ def write_records(folder, runs, spoil=lambda data, run: data) -> None:
     encode = records.encode
     shards = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(records, "encode", lambda run: spoil(encode(run), run))
+        patch.setattr(records.shards, "encode", lambda run: spoil(encode(run), run))
         for name, parts in runs.items():
             shards.append(records.write_shard(folder / f"{name}.arrayrecord", parts))
-    manifest = records.Manifest(split="train", image_size_hw=SIZE_HW, num_views=4, shards=tuple(shards))
+    manifest = records.Manifest(split="train", spec=SPEC, shards=tuple(shards))
     records.write_manifest(folder, manifest)
 
 
-def random_variables(seed: int = 0):
-    """Returns variables as after some training; drawn by numpy, which is faster than compiling `init`."""
-    rng = np.random.default_rng(seed)
-    B, T, V = 1, 1, 4
-    frames = Frames(
-        images=np.zeros((B, T, V, *SIZE_HW), np.uint8),
-        rig=jax.tree.map(lambda x: np.asarray(x)[None], rig.upright(rig.default_rig(), SIZE_HW)),
-        T_world_headset=np.zeros((B, T, 4, 4), np.float32),
-        view_valid=np.ones((B, T, V), bool),
-        frame_valid=np.ones((B, T), bool),
-        frame_gap=np.ones((B, T), np.int32),
+def about(config=CONFIG) -> About:
+    """Returns what a checkpoint of a model with this configuration says."""
+    return About(
+        experiment={"model": dict(config)},
+        skeleton=skeleton.EGOBODY3M,
+        layout=layout.EGOBODY3M,
+        image_size_hw=SIZE_HW,
     )
-    shapes = jax.eval_shape(epfv2.EPFv2(MODEL).init, jax.random.key(0), frames)
-
-    def draw(path, leaf):
-        if path[-1].key in ("scale", "var"):
-            return rng.uniform(0.5, 1.5, leaf.shape).astype(leaf.dtype)
-        std = 0.1 if path[-1].key in ("bias", "mean") else (leaf.shape[-1] / leaf.size) ** 0.5
-        return rng.normal(0, 0.03 if "last" in jax.tree_util.keystr(path) else std, leaf.shape).astype(leaf.dtype)
-
-    return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
-def write_teacher(folder, seed: int = 0) -> None:
-    """Writes a checkpoint of the tiny model."""
-    writer = checkpoint.CheckpointWriter(folder, {"model": config_lib.to_mapping(MODEL)})
-    writer.save(1, {"step": np.zeros(())}, random_variables(seed), {})
+def build(config=CONFIG):
+    """Returns the model of a configuration."""
+    return models.build(about(config).model_config, skeleton.EGOBODY3M, layout.EGOBODY3M)
+
+
+def write_teacher(folder, seed: int = 0, config=CONFIG) -> None:
+    """Writes a checkpoint of the model of a configuration with random variables."""
+    writer = CheckpointWriter(folder, about(config))
+    writer.save(
+        1, {"step": np.zeros(())}, random_variables(build(config), structs.blank_frames(1, 1, 4, SIZE_HW), seed), {}
+    )
     writer.close()
 
 
@@ -141,7 +138,8 @@ def helpers():
         write_records=write_records,
         write_teacher=write_teacher,
         replace=dataclasses.replace,
+        build=build,
+        CONFIG=CONFIG,
         LAYOUT=LAYOUT,
-        MODEL=MODEL,
         PASS=PASS,
     )

@@ -11,8 +11,9 @@ import time
 import pytest
 
 from epfv2_jax.autolabel import plan as plan_lib
+from epfv2_jax.autolabel import progress
 from epfv2_jax.autolabel import verify as verify_lib
-from epfv2_jax.data.labels import labels
+from epfv2_jax.data import labels
 
 pytestmark = pytest.mark.slow
 KILLS = 20
@@ -45,7 +46,7 @@ def start(records_dir, teacher_dir, environment):
     """start(out_dir, preamble): a process that runs the pass in out_dir."""
 
     def popen(out_dir, preamble=""):
-        arguments = ["run", "--records", records_dir, "--teacher", teacher_dir, "--out", out_dir]
+        arguments = ["run", "--data", records_dir, "--checkpoint", teacher_dir, "--out", out_dir]
         code = f"import sys; {preamble}\nfrom epfv2_jax import pseudo_label\nsys.exit(pseudo_label.main(sys.argv[1:]))"
         command = [sys.executable, "-c", code, *map(str, arguments)]
         return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
@@ -146,7 +147,7 @@ def test_ray_on_two_nodes_survives_killed_workers(
     assert not list(orders.iterdir()), "not every order to die was carried out"
     assert files(out_dir) == undisturbed
     assert verify_lib.verify(out_dir, records_dir).errors == ()
-    assert len(verify_lib.status(out_dir).workers) >= 3, "two nodes, and another process for one that was killed"
+    assert len(progress.status(out_dir).workers) >= 3, "two nodes, and another process for one that was killed"
 
 
 MEMORY = """
@@ -163,7 +164,7 @@ folder = pathlib.Path(sys.argv[1])
 run = conftest.make_run("s", 0, 4, 0)
 runs = (conftest.dataclasses.replace(run, sequence=str(i)) for i in range(1000))
 shard = records.write_shard(folder / "a.arrayrecord", runs)
-records.write_manifest(folder, records.Manifest(split="train", image_size_hw=(16, 16), num_views=4, shards=(shard,)))
+records.write_manifest(folder, records.Manifest(split="train", spec=conftest.SPEC, shards=(shard,)))
 config = plan.PassConfig(unit_frames=4, slots=1, chunk_frames=4)
 planned = plan.write_plan(folder / "out", plan.make_plan(folder, sys.argv[2], config))
 assert planned.num_units == 1000

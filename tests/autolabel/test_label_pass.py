@@ -1,5 +1,6 @@
 """The label pass: labels equal streaming, published once and whole, damage quarantined, changes refused."""
 
+import copy
 import dataclasses
 import errno
 import json
@@ -13,15 +14,21 @@ import threading
 import jax
 import numpy as np
 import pytest
+from etils import epath
 
+import epfv2_jax
 from epfv2_jax import pseudo_label
 from epfv2_jax.autolabel import plan as plan_lib
+from epfv2_jax.autolabel import progress, worker
+from epfv2_jax.autolabel import publish as publish_lib
+from epfv2_jax.autolabel import reader as reader_lib
 from epfv2_jax.autolabel import verify as verify_lib
-from epfv2_jax.autolabel import worker
-from epfv2_jax.data import records
-from epfv2_jax.data.labels import labels
-from epfv2_jax.data.labels.labels import Status
-from epfv2_jax.models.epfv2 import model as epfv2
+from epfv2_jax.core import exits
+from epfv2_jax.core import files as files_lib
+from epfv2_jax.data import labels, records
+from epfv2_jax.data.labels import Status
+from epfv2_jax.data.labels import units as units_lib
+from epfv2_jax.inference.streams import scan_frames
 from epfv2_jax.structs import Frames
 
 MAX_FRAMES = 72  # of a sequence
@@ -57,7 +64,7 @@ _SCANS = {}
 def scan(model, variables, frames):
     """Frame by frame; compiled once."""
     if model not in _SCANS:
-        _SCANS[model] = jax.jit(lambda v, f: epfv2.scan_frames(model, v, f)[0])
+        _SCANS[model] = jax.jit(lambda v, f: scan_frames(model, v, f)[0])
     return _SCANS[model](variables, frames)
 
 
@@ -83,12 +90,16 @@ def planned(finished, folder):
 
 def at(labeller, out_dir):
     """The same compiled labeller, writing elsewhere."""
-    other = object.__new__(type(labeller))
-    other.__dict__.update(labeller.__dict__)
-    other.out_dir = out_dir
-    for name in (labels.UNIT_FOLDER, worker.PROGRESS_FOLDER, "tmp"):
-        (out_dir / name).mkdir(exist_ok=True)
-    other._temporary_dir = out_dir / "tmp"
+    other = copy.copy(labeller)
+    other.publisher = publish_lib.Publisher(out_dir)
+    return other
+
+
+def reading(labeller, records_dir):
+    """The same compiled labeller, reading elsewhere."""
+    other = copy.copy(labeller)
+    shards = reader_lib.ShardFiles(records_dir, labeller.plan.records.shards)
+    other.inputs = dataclasses.replace(labeller.inputs, shards=shards)
     return other
 
 
@@ -107,7 +118,7 @@ def test_labels_equal_streaming_the_whole_sequence(finished, records_dir, runs):
         _, expected = stream(finished.labeller, runs[name])
         for get, value in (
             (lambda r: r.joints_headset_m, expected.joints_headset_m),
-            (lambda r: r.cholesky_m, expected.cholesky_m),
+            (lambda r: r.cholesky_m, expected.distribution.cholesky_m),
             (lambda r: r.root_rotation, expected.body.root_rotation),
             (lambda r: r.root_position_m, expected.body.root_position_m),
             (lambda r: r.joint_rotations, expected.body.joint_rotations),
@@ -135,7 +146,7 @@ def test_verify_passes_and_status_says_done(finished, records_dir):
     np.testing.assert_allclose(report.std_m, joints_m.std(0), atol=1e-6)
     covariance = L @ np.swapaxes(L, -1, -2)
     np.testing.assert_allclose(report.sigma_m, np.sqrt(np.trace(covariance, axis1=-2, axis2=-1) / 3).mean(0), atol=1e-6)
-    status = verify_lib.status(finished.out_dir)
+    status = progress.status(finished.out_dir)
     assert status.frames_done == status.frames == report.frames and status.counts == report.counts
     assert sum(w.frames for w in status.workers) == report.frames
 
@@ -180,13 +191,13 @@ def test_damage_is_quarantined_with_its_reason_and_everything_else_is_labelled(
     helpers.write_records(source, runs, lambda data, run: spoilt.get((run.sequence, int(run.frame_index[0])), data))
     out = tmp_path / "out"
     plan = plan_lib.write_plan(out, plan_lib.make_plan(source, teacher_dir, helpers.PASS))
-    arguments = ["--records", str(source), "--out", str(out)]
-    run = ["run", *arguments, "--teacher", str(teacher_dir)]
+    arguments = ["--data", str(source), "--out", str(out)]
+    run = ["run", *arguments, "--checkpoint", str(teacher_dir)]
     for _ in ("labels", "finds all done"):
-        assert pseudo_label.main(run) == pseudo_label.EXIT_BAD_ROWS
+        assert pseudo_label.main(run) == exits.PARTIAL
     printed = re.findall(r"labelled .*", capsys.readouterr().out)
     assert printed[0] == printed[1] and "bad_record 34" in printed[0]
-    assert pseudo_label.main(["verify", *arguments]) == pseudo_label.EXIT_BAD_ROWS
+    assert pseudo_label.main(["verify", *arguments]) == exits.PARTIAL
 
     opened = labels.open_labels(out)
     found = sequences(opened)
@@ -217,7 +228,7 @@ def test_damage_is_quarantined_with_its_reason_and_everything_else_is_labelled(
     assert reasons.keys() == expected.keys()
     for key, words in {
         ("a", 19): "view 0: JPEG.* damaged",
-        ("a", 37): "view 2: JPEG.* 65500x65500",
+        ("a", 37): r"view 2: JPEG.* \(65500x65500\)",
         ("a", 38): "view 1 has no image",
         ("a", 57): "pose of the headset: holds values that are not finite",
         ("b", 15): "pose of the headset: the rotation part is not orthonormal",
@@ -248,7 +259,7 @@ def test_an_answer_that_is_not_finite_is_quarantined(tmp_path, labeller_at):
     (report,) = labeller([0])
     assert report.counts[Status.NON_FINITE] == report.num_frames
     with labels.UnitReader(tmp_path / "out/labels/00000000.arrayrecord", int(labeller.plan.units[0, 1])) as reader:
-        assert reader.footer.bad_rows[0].reason == "the teacher's answer is not finite"
+        assert reader.footer.bad_rows[0].reason == "the teacher's prediction is not finite"
         assert not np.any(reader[0].joints_headset_m)
 
 
@@ -270,9 +281,9 @@ def test_of_two_runs_at_once_the_first_to_publish_wins(tmp_path, finished, label
 
     def work(i):
         own = at(labeller, tmp_path / "out")
-        publish = own._publish
+        publish = own.publisher.publish
         # Both label a unit before either publishes it.
-        own._publish = lambda *args: (gate.wait(30), publish(*args))[1]
+        own.publisher.publish = lambda *args: (gate.wait(30), publish(*args))[1]
         for unit in range(own.plan.num_units):
             reports[i] += own([unit])
             gate.wait(30)
@@ -292,12 +303,12 @@ def test_publishing_leaves_the_first_file_alone(tmp_path, monkeypatch, links):
     if links == "no hard links":
         monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(errno.EPERM, "not permitted")))
     if links == "remote":
-        monkeypatch.setattr(plan_lib, "is_remote", lambda path: True)
-    target = worker.epath.Path(tmp_path / "target")
+        monkeypatch.setattr(files_lib, "is_remote", lambda path: True)
+    target = epath.Path(tmp_path / "target")
     outcomes = []
     for content in (b"first", b"second"):
         (tmp_path / "temporary").write_bytes(content)
-        outcomes.append(worker.publish(tmp_path / "temporary", target))
+        outcomes.append(publish_lib.publish(tmp_path / "temporary", target))
         assert not (tmp_path / "temporary").exists()
     assert outcomes == [True, False] and target.read_bytes() == b"first"
 
@@ -305,7 +316,7 @@ def test_publishing_leaves_the_first_file_alone(tmp_path, monkeypatch, links):
 def test_an_object_store_gets_the_same_bytes(tmp_path, finished, labeller_at, records_dir, monkeypatch):
     """A local folder is treated as one: whole files are uploaded and downloaded; there are no links or renames."""
     labeller = labeller_at(tmp_path / "out")
-    monkeypatch.setattr(plan_lib, "is_remote", lambda path: True)
+    monkeypatch.setattr(files_lib, "is_remote", lambda path: True)
     for name in ("link", "replace"):
         monkeypatch.setattr(os, name, None)
     assert all(report.published for report in labeller(range(labeller.plan.num_units)))
@@ -332,7 +343,7 @@ class FullDisk:
 def test_a_full_disk_publishes_nothing_and_the_pass_goes_on_later(tmp_path, finished, labeller_at, monkeypatch):
     labeller = labeller_at(tmp_path / "out")
     with monkeypatch.context() as patch:
-        patch.setattr(labels.array_record_module, "ArrayRecordWriter", FullDisk)
+        patch.setattr(units_lib.array_record_module, "ArrayRecordWriter", FullDisk)
         with pytest.raises(OSError, match=r"unit 0: .*No space left on device.*is the disk full\?"):
             list(labeller(range(labeller.plan.num_units)))
     assert files(tmp_path / "out") == {} and not list((tmp_path / "out/tmp").iterdir())
@@ -347,10 +358,10 @@ def test_what_changed_since_the_plan_is_refused_by_name(tmp_path, finished, reco
 
     other = tmp_path / "teacher"
     helpers.write_teacher(other, seed=1)
-    refused("teacher: not the teacher that was planned", teacher=other)
+    refused(r"teacher: sha256 .*; not the teacher that was planned", teacher=other)
     for name, change, message in (
-        ("empty", lambda data: b"", r"a\.arrayrecord: 0 bytes, the manifest says"),
-        ("half", lambda data: data[: len(data) // 2], r"a\.arrayrecord: \d+ bytes, the manifest says .* half-written"),
+        ("empty", lambda data: b"", r"a\.arrayrecord: bytes: expected \d+, got 0"),
+        ("half", lambda data: data[: len(data) // 2], r"a\.arrayrecord: bytes: expected \d+, got \d+; half-written"),
     ):
         source = shutil.copytree(records_dir, tmp_path / name)
         (source / "a.arrayrecord").write_bytes(change((source / "a.arrayrecord").read_bytes()))
@@ -358,18 +369,17 @@ def test_what_changed_since_the_plan_is_refused_by_name(tmp_path, finished, reco
     source = shutil.copytree(records_dir, tmp_path / "manifest")
     manifest = json.loads((source / "manifest.json").read_text())
     (source / "manifest.json").write_text(json.dumps(manifest | {"split": "other"}))
-    refused("manifest.json is not the one that was planned", source)
+    refused(r"manifest\.json: sha256: .*; not the one that was planned", source)
 
 
 def test_a_shard_of_the_same_size_with_other_bytes_is_refused(tmp_path, records_dir, labeller_at):
-    labeller = labeller_at(tmp_path / "out")
-    labeller.records_dir = shutil.copytree(records_dir, tmp_path / "records")
-    labeller._checked = {}
-    shard = labeller.records_dir / "a.arrayrecord"
+    source = shutil.copytree(records_dir, tmp_path / "records")
+    labeller = reading(labeller_at(tmp_path / "out"), source)
+    shard = source / "a.arrayrecord"
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 1
     shard.write_bytes(data)
-    with pytest.raises(ValueError, match=r"a\.arrayrecord: sha256 is .* the input has changed"):
+    with pytest.raises(ValueError, match=r"a\.arrayrecord: sha256: expected .*; the input has changed"):
         list(labeller([0]))
     assert files(tmp_path / "out") == {}
 
@@ -391,27 +401,26 @@ class PassingTrouble:
 
 def test_what_storage_says_in_passing_does_not_become_a_label(tmp_path, finished, labeller_at, monkeypatch):
     labeller, failures = labeller_at(tmp_path / "out"), [RuntimeError("input/output error")]
-    make = worker.array_record_module.ArrayRecordReader
+    make = reader_lib.array_record_module.ArrayRecordReader
     monkeypatch.setattr(
-        worker.array_record_module, "ArrayRecordReader", lambda *args: PassingTrouble(make(*args), failures)
+        reader_lib.array_record_module, "ArrayRecordReader", lambda *args: PassingTrouble(make(*args), failures)
     )
     assert all(report.published for report in labeller(range(labeller.plan.num_units)))
     assert not failures and files(tmp_path / "out") == files(finished.out_dir)
 
 
 def test_a_shard_that_is_cut_off_while_it_is_read_ends_the_pass(tmp_path, records_dir, labeller_at, monkeypatch):
-    labeller = labeller_at(tmp_path / "out")
-    labeller.records_dir = shutil.copytree(records_dir, tmp_path / "records")
-    labeller._checked = {}
-    make = worker.array_record_module.ArrayRecordReader
+    source = shutil.copytree(records_dir, tmp_path / "records")
+    labeller = reading(labeller_at(tmp_path / "out"), source)
+    make = reader_lib.array_record_module.ArrayRecordReader
 
     def cut_off(path, options):
         with open(path, "r+b") as file:
             file.truncate(os.path.getsize(path) // 2)
         return PassingTrouble(make(path, options), [RuntimeError("cut off")])
 
-    monkeypatch.setattr(worker.array_record_module, "ArrayRecordReader", cut_off)
-    with pytest.raises(ValueError, match=r"a\.arrayrecord: sha256 is .* the input has changed"):
+    monkeypatch.setattr(reader_lib.array_record_module, "ArrayRecordReader", cut_off)
+    with pytest.raises(ValueError, match=r"a\.arrayrecord: sha256: expected .*; the input has changed"):
         list(labeller([0]))
     assert files(tmp_path / "out") == {}
 
@@ -431,8 +440,8 @@ def test_a_finished_pass_refuses_other_inputs_and_is_not_upset_by_other_files(
         (records_dir, other, "not the teacher that was planned"),
         (tmp_path / "nowhere", teacher_dir, "nowhere"),
     ):
-        command = ["run", "--records", str(source), "--teacher", str(teacher), "--out", str(out)]
-        assert pseudo_label.main(command) == pseudo_label.EXIT_ERROR
+        command = ["run", "--data", str(source), "--checkpoint", str(teacher), "--out", str(out)]
+        assert pseudo_label.main(command) == exits.ERROR
         assert message in capsys.readouterr().err
     (out / labels.PLAN_NAME).unlink()
     with pytest.raises(ValueError, match="holds labels but no plan"):
@@ -454,8 +463,8 @@ def test_paths_that_only_some_steps_take_are_refused(finished, records_dir):
 
 
 def test_another_version_is_refused(finished, records_dir, teacher_dir, monkeypatch):
-    monkeypatch.setattr(worker.epfv2_jax, "__version__", "99")
-    with pytest.raises(ValueError, match=r"planned with epfv2_jax .* this is 99"):
+    monkeypatch.setattr(epfv2_jax, "__version__", "99")
+    with pytest.raises(ValueError, match=r"version of epfv2_jax: expected '.*', got '99"):
         worker.Labeller(finished.out_dir, records_dir, teacher_dir)
 
 
@@ -495,20 +504,20 @@ def test_opened_labels_can_be_pickled_and_checked_for_bounds(finished):
 
 def test_the_index_engine_labels_disjoint_parts(tmp_path, finished, records_dir, teacher_dir, monkeypatch):
     out = planned(finished, tmp_path / "out")
-    monkeypatch.setattr(worker, "Labeller", lambda *_: at(finished.labeller, worker.epath.Path(out)))
-    command = ["run", "--records", str(records_dir), "--teacher", str(teacher_dir), "--out", str(out)]
+    monkeypatch.setattr(worker, "Labeller", lambda *_: at(finished.labeller, epath.Path(out)))
+    command = ["run", "--data", str(records_dir), "--checkpoint", str(teacher_dir), "--out", str(out)]
     assert pseudo_label.main([*command, "--engine", "index", "--index", "0", "--count", "2"]) == 0
     units = finished.plan.num_units
     assert labels.published_units(out, units) == set(range(0, units, 2))
-    assert pseudo_label.main(["verify", "--records", str(records_dir), "--out", str(out)]) == pseudo_label.EXIT_ERROR
+    assert pseudo_label.main(["verify", "--data", str(records_dir), "--out", str(out)]) == exits.ERROR
     monkeypatch.setenv("JOB_COMPLETION_INDEX", "1")
-    assert pseudo_label.main([*command, "--engine", "index"]) == pseudo_label.EXIT_ERROR
+    assert pseudo_label.main([*command, "--engine", "index"]) == exits.USAGE
     assert pseudo_label.main([*command, "--engine", "index", "--count", "2"]) == 0
     assert pseudo_label.main([*command, "--engine", "index", "--count", "99"]) == 0, "a share of one unit"
     monkeypatch.setenv("JOB_COMPLETION_INDEX", "98")
     assert pseudo_label.main([*command, "--engine", "index", "--count", "99"]) == 0, "a share of none"
     assert files(out) == files(finished.out_dir)
-    assert pseudo_label.main(["verify", "--records", str(records_dir), "--out", str(out)]) == 0
+    assert pseudo_label.main(["verify", "--data", str(records_dir), "--out", str(out)]) == 0
 
 
 @pytest.mark.extras

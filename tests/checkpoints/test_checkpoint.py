@@ -1,21 +1,42 @@
+"""Checkpoints: what is restored, what is refused, what damage does, and that a model comes back alone."""
+
+import dataclasses
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from epfv2_jax.checkpoints import checkpoint
+from epfv2_jax import checkpoints, models
+from epfv2_jax.checkpoints import About, CheckpointWriter, encoder
+from epfv2_jax.checkpoints import about as about_lib
 from epfv2_jax.core import config as config_lib
-from epfv2_jax.models.epfv2 import model as epfv2
+from epfv2_jax.geometry import layout as layouts
+from epfv2_jax.geometry.skeleton import EGOBODY3M
+from epfv2_jax.models.epfv2.model import EPFv2Config
+from epfv2_jax.testing import fakes
 from epfv2_jax.testing.fakes import fake_batch
 
-MODEL_CONFIG = epfv2.ModelConfig(encoder="small", width=16, heads=2, ffn_width=32, head_width=32, window=4)
+MODEL_CONFIG = EPFv2Config(encoder="small", width=16, heads=2, ffn_width=32, head_width=32, window=4)
+MODEL = models.build(MODEL_CONFIG, EGOBODY3M, layouts.EGOBODY3M)
 EXPERIMENT = {"model": config_lib.to_mapping(MODEL_CONFIG), "seed": 0, "optimizer": {"learning_rate": 0.1}}
+
+
+def about(**experiment) -> About:
+    """Returns a run of this experiment with `experiment` changed."""
+    return About(
+        experiment={**EXPERIMENT, **experiment},
+        skeleton=EGOBODY3M,
+        layout=layouts.EGOBODY3M,
+        image_size_hw=(16, 16),
+    )
 
 
 @pytest.fixture(scope="module")
 def variables():
     frames = fake_batch(B=1, T=2, image_hw=(16, 16)).frames
-    return jax.jit(epfv2.EPFv2(MODEL_CONFIG).init)(jax.random.key(0), frames)
+    return fakes.random_variables(MODEL, frames)
 
 
 def state_at(step):
@@ -27,11 +48,11 @@ def abstract(state):
 
 
 def test_restores_the_newest_state_with_its_position(tmp_path, variables):
-    writer = checkpoint.CheckpointWriter(tmp_path, EXPERIMENT)
+    writer = CheckpointWriter(tmp_path, about())
     for step in (1, 2, 3):
         writer.save(step, state_at(step), variables, {"next_step": step})
     writer.close()
-    reopened = checkpoint.CheckpointWriter(tmp_path, EXPERIMENT)
+    reopened = CheckpointWriter(tmp_path, about())
     state, meta = reopened.restore(abstract(state_at(0)))
     reopened.close()
     assert meta["position"] == {"next_step": 3}
@@ -39,25 +60,25 @@ def test_restores_the_newest_state_with_its_position(tmp_path, variables):
 
 
 def test_another_configuration_is_refused_by_key(tmp_path, variables):
-    writer = checkpoint.CheckpointWriter(tmp_path, EXPERIMENT)
+    writer = CheckpointWriter(tmp_path, about())
     writer.save(1, state_at(1), variables, {"next_step": 1})
     writer.close()
-    other = checkpoint.CheckpointWriter(tmp_path, {**EXPERIMENT, "optimizer": {"learning_rate": 0.2}})
+    other = CheckpointWriter(tmp_path, about(optimizer={"learning_rate": 0.2}))
     with pytest.raises(ValueError, match=r"optimizer\.learning_rate: checkpoint 0\.1, now 0\.2.*output_dir"):
         other.restore(abstract(state_at(0)))
     other.close()
 
 
 def test_what_may_change_between_restarts_is_not_refused(tmp_path, variables):
-    writer = checkpoint.CheckpointWriter(tmp_path, EXPERIMENT)
+    writer = CheckpointWriter(tmp_path, about())
     writer.save(1, state_at(1), variables, {"next_step": 1})
     writer.close()
-    moved = {**EXPERIMENT, "seed": 1, "optimizer": {"learning_rate": 0.2}}
-    writer = checkpoint.CheckpointWriter(tmp_path, moved, changeable=("optimizer", "seed"))
+    moved = about(seed=1, optimizer={"learning_rate": 0.2})
+    writer = CheckpointWriter(tmp_path, moved, changeable=("optimizer", "seed"))
     assert int(writer.restore(abstract(state_at(0)))[0]["step"]) == 1
     writer.close()
     # A name is not the beginning of another name.
-    writer = checkpoint.CheckpointWriter(tmp_path, moved, changeable=("optim", "seed"))
+    writer = CheckpointWriter(tmp_path, moved, changeable=("optim", "seed"))
     with pytest.raises(ValueError, match=r"optimizer\.learning_rate"):
         writer.restore(abstract(state_at(0)))
     writer.close()
@@ -86,31 +107,31 @@ def lose_meta(step):
 
 @pytest.mark.parametrize("damage", [truncate, halve, uncommit, lose_meta])
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(tmp_path, variables, caplog, damage):
-    writer = checkpoint.CheckpointWriter(tmp_path, EXPERIMENT)
+    writer = CheckpointWriter(tmp_path, about())
     for step in (1, 2):
         writer.save(step, state_at(step), variables, {"next_step": step})
     writer.close()
-    damage(tmp_path / checkpoint.LATEST / "2")
+    damage(tmp_path / checkpoints.LATEST / "2")
 
-    again = checkpoint.CheckpointWriter(tmp_path, EXPERIMENT)
+    again = CheckpointWriter(tmp_path, about())
     state, meta = again.restore(abstract(state_at(0)))
     assert meta["position"] == {"next_step": 1}
     jax.tree.map(np.testing.assert_array_equal, state, state_at(1))
     assert f"{tmp_path}/latest/2 cannot be read" in caplog.text and "going back to step 1" in caplog.text
-    assert (tmp_path / checkpoint.DAMAGED / "latest_2").is_dir()
+    assert (tmp_path / checkpoints.DAMAGED / "latest_2").is_dir()
     again.save(2, state_at(20), variables, {"next_step": 2})  # the number is free again
     again.close()
-    last = checkpoint.CheckpointWriter(tmp_path, EXPERIMENT)
+    last = CheckpointWriter(tmp_path, about())
     jax.tree.map(np.testing.assert_array_equal, last.restore(abstract(state_at(0)))[0], state_at(20))
     last.close()
 
 
 def test_nothing_is_moved_where_nothing_can_be_read(tmp_path, variables):
-    writer = checkpoint.CheckpointWriter(tmp_path, EXPERIMENT)
+    writer = CheckpointWriter(tmp_path, about())
     for step in (1, 2):
         writer.save(step, state_at(step), variables, {"next_step": step})
     writer.close()
-    again = checkpoint.CheckpointWriter(tmp_path, EXPERIMENT)
+    again = CheckpointWriter(tmp_path, about())
     other_tree = abstract({"step": jnp.zeros(()), "renamed": jnp.zeros(3)})
     with pytest.raises(ValueError, match=r"latest: no checkpoint can be read \(step 2: .*; step 1: "):
         again.restore(other_tree)
@@ -120,20 +141,20 @@ def test_nothing_is_moved_where_nothing_can_be_read(tmp_path, variables):
 
 
 def test_a_damaged_best_does_not_stop_a_run(tmp_path, variables, caplog):
-    writer = checkpoint.CheckpointWriter(tmp_path, EXPERIMENT)
+    writer = CheckpointWriter(tmp_path, about())
     writer.save_if_best(1, variables, 5.0, {"mpjpe_cm": 5.0})
     writer.close()
-    lose_meta(tmp_path / checkpoint.BEST / "1")
-    again = checkpoint.CheckpointWriter(tmp_path, EXPERIMENT)
+    lose_meta(tmp_path / checkpoints.BEST / "1")
+    again = CheckpointWriter(tmp_path, about())
     assert "best/1 cannot be read" in caplog.text
     assert again.save_if_best(1, variables, 6.0, {"mpjpe_cm": 6.0})
     again.close()
-    assert checkpoint.load_model(tmp_path)[2]["step"] == 1
+    assert checkpoints.load(tmp_path).step == 1
 
 
 def test_best_is_kept_and_preferred_and_survives_a_restart(tmp_path, variables):
     marked = jax.tree.map(lambda leaf: leaf + 1, variables)
-    writer = checkpoint.CheckpointWriter(tmp_path, EXPERIMENT)
+    writer = CheckpointWriter(tmp_path, about())
     assert writer.save_if_best(1, variables, 5.0, {"mpjpe_cm": 5.0})
     assert writer.save_if_best(2, marked, 4.0, {"mpjpe_cm": 4.0})
     assert not writer.save_if_best(3, variables, 4.5, {"mpjpe_cm": 4.5})
@@ -141,35 +162,91 @@ def test_best_is_kept_and_preferred_and_survives_a_restart(tmp_path, variables):
     writer.save(3, state_at(3), variables, {"next_step": 3})
     writer.close()
 
-    again = checkpoint.CheckpointWriter(tmp_path, EXPERIMENT)
+    again = CheckpointWriter(tmp_path, about())
     assert not again.save_if_best(4, variables, 4.2, {"mpjpe_cm": 4.2})
     again.close()
-    model, loaded, meta = checkpoint.load_model(tmp_path)
-    assert (meta["kind"], meta["step"], meta["metrics"]) == ("best", 2, {"mpjpe_cm": 4.0})
-    assert model.config == MODEL_CONFIG
-    jax.tree.map(np.testing.assert_array_equal, loaded, jax.device_get(marked))
+    trained = checkpoints.load(tmp_path)
+    assert (trained.kind, trained.step) == ("best", 2)
+    assert trained.model == MODEL
+    jax.tree.map(np.testing.assert_array_equal, trained.variables, jax.device_get(marked))
+    (meta,) = (tmp_path / checkpoints.BEST / "2" / "meta").glob("metadata*")
+    assert json.loads(meta.read_text())["metrics"] == {"mpjpe_cm": 4.0}
 
 
 def test_loaded_model_needs_nothing_else_and_predicts_the_same(tmp_path, variables):
     frames = fake_batch(B=1, T=2, image_hw=(16, 16)).frames
-    writer = checkpoint.CheckpointWriter(tmp_path, EXPERIMENT)
+    writer = CheckpointWriter(tmp_path, about())
     writer.save(1, state_at(1), variables, {"next_step": 1})
     writer.close()
-    model, loaded, _ = checkpoint.load_model(tmp_path)
-    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(loaded))
+    trained = checkpoints.load(tmp_path)
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(trained.variables))
     predict = jax.jit(lambda model, variables: model.apply(variables, frames), static_argnums=0)
-    expected = predict(epfv2.EPFv2(MODEL_CONFIG), variables)
-    found = predict(model, loaded)
+    expected = predict(MODEL, variables)
+    found = predict(trained.model, trained.variables)
     np.testing.assert_array_equal(found.joints_headset_m, expected.joints_headset_m)
 
 
 def test_empty_directory_is_a_clear_error(tmp_path):
     with pytest.raises(ValueError, match=r"no checkpoint here .*give the directory"):
-        checkpoint.load_model(tmp_path)
+        checkpoints.load(tmp_path)
 
 
-def test_differing_keys_are_dotted():
-    assert checkpoint.differing_keys({"a": {"b": 1}, "c": 2}, {"a": {"b": 3}, "c": 2}) == [("a.b", 1, 3)]
+def test_differences_are_dotted_and_hold_the_data():
+    assert about().differences(about()) == []
+    other = dataclasses.replace(about(optimizer={"learning_rate": 0.2}), image_size_hw=(16, 24))
+    assert about().differences(other) == [
+        ("optimizer.learning_rate", 0.1, 0.2),
+        ("records.image_size_hw", [16, 16], [16, 24]),
+    ]
+    two_views = dataclasses.replace(about(), layout=fakes.TWO_VIEWS)
+    assert {key.rpartition(".")[0] for key, _, _ in about().differences(two_views)} == {"records.layout"}
+
+
+def test_what_a_run_says_about_itself_survives_json():
+    meta = json.loads(json.dumps(about().to_meta()))
+    back = About.from_meta(meta, "here")
+    assert back == about() and back.model_config == MODEL_CONFIG
+
+
+def test_other_data_than_the_checkpoint_saw_are_refused(tmp_path, variables):
+    writer = CheckpointWriter(tmp_path, about())
+    writer.save(1, state_at(1), variables, {"next_step": 1})
+    writer.close()
+    writer = CheckpointWriter(tmp_path, dataclasses.replace(about(), image_size_hw=(16, 24)))
+    with pytest.raises(ValueError, match=r"records\.image_size_hw: checkpoint \[16, 16\], now \[16, 24\]"):
+        writer.restore(abstract(state_at(0)))
+    writer.close()
+
+
+def test_a_checkpoint_of_another_format_is_refused_by_its_number(tmp_path, variables, monkeypatch):
+    writer = CheckpointWriter(tmp_path, about())
+    with monkeypatch.context() as patched:
+        patched.setattr(about_lib, "FORMAT_VERSION", 1)
+        writer.save(1, state_at(1), variables, {"next_step": 1})
+        writer.close()
+    message = r"latest/1: checkpoint of format 1, this version reads 2; train again"
+    with pytest.raises(checkpoints.ForeignCheckpointError, match=message):
+        checkpoints.load(tmp_path)
+    writer = CheckpointWriter(tmp_path, about())
+    with pytest.raises(checkpoints.ForeignCheckpointError, match="step 1: checkpoint of format 1"):
+        writer.restore(abstract(state_at(0)))
+    assert writer.latest_step() == 1, "a foreign checkpoint is no damaged one: it stays where it is"
+    writer.close()
+
+
+def test_a_longer_run_may_go_on_where_the_length_is_changeable(tmp_path, variables):
+    writer = CheckpointWriter(tmp_path, about(step={"steps": 10, "ema_decay": 0.9}))
+    writer.save(1, state_at(1), variables, {"next_step": 1})
+    writer.close()
+    longer = about(step={"steps": 20, "ema_decay": 0.9})
+    writer = CheckpointWriter(tmp_path, longer, changeable=("step.steps",))
+    assert int(writer.restore(abstract(state_at(0)))[0]["step"]) == 1
+    writer.close()
+    for refused, changeable in ((longer, ()), (about(step={"steps": 20, "ema_decay": 0.5}), ("step.steps",))):
+        writer = CheckpointWriter(tmp_path, refused, changeable=changeable)
+        with pytest.raises(ValueError, match=r"step\.(ema_decay|steps): checkpoint"):
+            writer.restore(abstract(state_at(0)))
+        writer.close()
 
 
 ENCODER = {"params": {"conv1": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3)}}}
@@ -177,8 +254,8 @@ ENCODER = {"params": {"conv1": {"kernel": np.arange(6, dtype=np.float32).reshape
 
 def test_an_encoder_comes_back_with_its_name_and_origin(tmp_path):
     variables = {**ENCODER, "batch_stats": {"bn1": {"mean": np.ones(3, np.float32)}}}
-    checkpoint.save_encoder(tmp_path / "a" / "weights", "resnet18", variables, {"file": "f", "sha256": "0"})
-    name, loaded, meta = checkpoint.load_encoder(tmp_path / "a" / "weights")
+    checkpoints.save_encoder(tmp_path / "a" / "weights", "resnet18", variables, {"file": "f", "sha256": "0"})
+    name, loaded, meta = checkpoints.load_encoder(tmp_path / "a" / "weights")
     assert (name, meta["file"], meta["sha256"]) == ("resnet18", "f", "0")
     assert meta["version"]
     assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(loaded))
@@ -186,10 +263,10 @@ def test_an_encoder_comes_back_with_its_name_and_origin(tmp_path):
 
 
 def test_an_encoder_is_not_overwritten(tmp_path):
-    checkpoint.save_encoder(tmp_path / "weights", "resnet18", ENCODER, {"file": "first"})
+    checkpoints.save_encoder(tmp_path / "weights", "resnet18", ENCODER, {"file": "first"})
     with pytest.raises(ValueError, match="exists, and nothing is overwritten; give a new directory"):
-        checkpoint.save_encoder(tmp_path / "weights", "resnet18", ENCODER, {"file": "second"})
-    assert checkpoint.load_encoder(tmp_path / "weights")[2]["file"] == "first"
+        checkpoints.save_encoder(tmp_path / "weights", "resnet18", ENCODER, {"file": "second"})
+    assert checkpoints.load_encoder(tmp_path / "weights")[2]["file"] == "first"
 
 
 def test_an_encoder_is_never_there_in_part(tmp_path, monkeypatch):
@@ -198,11 +275,11 @@ def test_an_encoder_is_never_there_in_part(tmp_path, monkeypatch):
         raise OSError("no space left")
 
     with monkeypatch.context() as patched:
-        patched.setattr(checkpoint.ocp.Checkpointer, "save", full_disk)
+        patched.setattr(encoder.ocp.Checkpointer, "save", full_disk)
         with pytest.raises(OSError, match="no space left"):
-            checkpoint.save_encoder(tmp_path / "weights", "resnet18", ENCODER, {})
+            checkpoints.save_encoder(tmp_path / "weights", "resnet18", ENCODER, {})
     assert not list(tmp_path.iterdir())
     with pytest.raises(ValueError, match=r"no imported encoder here; give the directory that import_weights wrote"):
-        checkpoint.load_encoder(tmp_path / "weights")
-    checkpoint.save_encoder(tmp_path / "weights", "resnet18", ENCODER, {})
-    jax.tree.map(np.testing.assert_array_equal, checkpoint.load_encoder(tmp_path / "weights")[1], ENCODER)
+        checkpoints.load_encoder(tmp_path / "weights")
+    checkpoints.save_encoder(tmp_path / "weights", "resnet18", ENCODER, {})
+    jax.tree.map(np.testing.assert_array_equal, checkpoints.load_encoder(tmp_path / "weights")[1], ENCODER)

@@ -49,7 +49,7 @@ def test_nothing_found_says_what_to_give(monkeypatch):
     [
         (("10.0.0.1:8476", 4, None), "--process_id None: give all three"),
         ((None, 4, 1), "--coordinator_address None"),
-        (("10.0.0.1:8476", 4, 4), "--process_id 4 of --num_processes 4"),
+        (("10.0.0.1:8476", 4, 4), r"--process_id: must be in \[0, 3\], got 4"),
         (("10.0.0.1", 4, 0), "give HOST:PORT"),
     ],
 )

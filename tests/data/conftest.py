@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from epfv2_jax.data import images, rig
-from epfv2_jax.geometry import cameras
-from epfv2_jax.geometry.skeleton import NUM_JOINTS
+from epfv2_jax.geometry import cameras, skeleton
 
+J = skeleton.EGOBODY3M.num_joints
 SIZES_PX = ((64, 48), (128, 102), (128, 102), (64, 48))
 
 
@@ -34,7 +34,7 @@ def frame_fields(frames, seed=0):
         T_world_headset = np.eye(4)
         T_world_headset[:3, :3] = [[np.cos(turn), 0, np.sin(turn)], [0, 1, 0], [-np.sin(turn), 0, np.cos(turn)]]
         T_world_headset[:3, 3] = rng.uniform((-1, 1.5, -1), (1, 1.7, 1))
-        joints_headset_m = rng.uniform((-0.7, -1.5, -0.3), (0.7, 0.2, 0.7), (NUM_JOINTS, 3)).astype(np.float32)
+        joints_headset_m = rng.uniform((-0.7, -1.5, -0.3), (0.7, 0.2, 0.7), (J, 3)).astype(np.float32)
         T_cam_headset = np.asarray(headset.T_cam_headset)
         joints_cam_m = (
             np.einsum("vij,nj->vni", T_cam_headset[:, :3, :3], joints_headset_m) + T_cam_headset[:, None, :3, 3]

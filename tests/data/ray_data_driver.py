@@ -50,7 +50,7 @@ class MortalEngine(tasks.Engine):
 
 
 def main() -> None:
-    import test_engines_cli
+    import test_tasks_cli
 
     orders, zips, records = map(pathlib.Path, sys.argv[1:])
     from_arguments = tasks.from_arguments
@@ -59,8 +59,8 @@ def main() -> None:
         cluster.add_node(num_cpus=1, node_ip_address="127.0.0.3")
         ray.init(address=cluster.address, _node_ip_address="127.0.0.2", log_to_driver=False)
         for module, command, flags in (
-            (synthesize, test_engines_cli.SYNTHESIZE, ("--out", zips)),
-            (convert, test_engines_cli.CONVERT, ("--in", zips, "--out", records)),
+            (synthesize, test_tasks_cli.SYNTHESIZE, ("--out", zips)),
+            (convert, test_tasks_cli.CONVERT, ("--source", zips, "--out", records)),
         ):
             order = orders / command[0]
             tasks.from_arguments = lambda args, order=order: MortalEngine(

@@ -6,7 +6,9 @@ import pytest
 
 from epfv2_jax.data import rig
 from epfv2_jax.data.calibration import fit as calibration
-from epfv2_jax.geometry import cameras, transforms
+from epfv2_jax.data.calibration import lens
+from epfv2_jax.data.calibration.report import report
+from epfv2_jax.geometry import cameras, layout, transforms
 
 SIZES = np.array([[640, 480], [1280, 1024], [1280, 1024], [640, 480]])
 
@@ -87,15 +89,15 @@ def test_recovers_another_headset(sample):
 def test_jacobian_equals_differences():
     rng = np.random.default_rng(0)
     n = 20
-    pairs = calibration._Pairs(
+    pairs = lens.Pairs(
         rng.normal(size=(n, 2)), rng.uniform(0.1, 1, n), np.zeros((n, 2)), np.zeros(n, int), np.sign(rng.normal(size=n))
     )
     x = np.array([0.4, 0.02, -0.03, 240.0, 0.99, 318.0, 241.0, *(240 * rng.normal(scale=0.05, size=6)), 1e-5, -2e-5])
-    analytic = calibration._project_jacobian(x, pairs)
+    analytic = lens.project_jacobian(x, pairs)
     for i in range(x.size):
         step = np.zeros_like(x)
         step[i] = 1e-6 * max(abs(x[i]), 1e-3)
-        difference = calibration._project(x + step, pairs) - calibration._project(x - step, pairs)
+        difference = lens.project(x + step, pairs) - lens.project(x - step, pairs)
         np.testing.assert_allclose(analytic[..., i], difference / (2 * step[i]), rtol=1e-4, atol=1e-4)
 
 
@@ -146,7 +148,7 @@ def test_hopeless_sequences_get_a_verdict(name, reason, known):
     for fit in fits:
         assert fit.verdict.startswith("poor: ") and reason in fit.verdict
         assert np.isfinite(fit.camera.focal_px).all() and np.isfinite(fit.T_cam_headset).all()
-    assert len(calibration.report(fits).splitlines()) == 4
+    assert len(report(fits, layout.EGOBODY3M).splitlines()) == 4
 
 
 def test_narrow_view_is_called_uncertain():

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from flax import serialization
 
-from epfv2_jax.data.labels import labels
+from epfv2_jax.data import labels
 
 J = 3
 
@@ -53,10 +53,16 @@ def test_matrices_are_those_that_were_stored():
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"joints_headset_m": np.zeros((4, J), np.float32)}, "joints_headset_m must be"),
-        ({"cholesky6_m": np.zeros((4, J, 3, 3), np.float32)}, "cholesky6_m must be"),
-        ({"status": np.zeros(3, np.uint8)}, "status must be"),
-        ({"status": np.full(4, 9, np.uint8)}, "unknown status 9"),
+        (
+            {"joints_headset_m": np.zeros((4, J), np.float32)},
+            r"joints_headset_m: expected \(4, any, 3\) float32, got \(4, 3\) float32",
+        ),
+        (
+            {"cholesky6_m": np.zeros((4, J, 3, 3), np.float32)},
+            r"cholesky6_m: expected \(4, 3, 6\) float32, got \(4, 3, 3, 3\) float32",
+        ),
+        ({"status": np.zeros(3, np.uint8)}, r"status: expected \(4,\) uint8, got \(3,\)"),
+        ({"status": np.full(4, 9, np.uint8)}, r"status: must be in \[0, 4\], got 9"),
     ],
 )
 def test_ill_shaped_labels_are_refused(changes, message):
@@ -67,8 +73,8 @@ def test_ill_shaped_labels_are_refused(changes, message):
 def test_foreign_bytes_are_refused():
     fields = serialization.msgpack_restore(labels.encode(make_run()))
     for data, message in (
-        (b"", "no label record"),
-        (b"garbage", "version|no label record"),
+        (b"", "not a label record"),
+        (b"garbage", "version|not a label record"),
         (serialization.msgpack_serialize({**fields, "version": 99}), "not of version 1"),
         (serialization.msgpack_serialize({**fields, "extra": 1}), r"\['extra'\]"),
         (serialization.msgpack_serialize({k: v for k, v in fields.items() if k != "status"}), r"\['status'\]"),
@@ -91,7 +97,7 @@ def test_a_file_tells_whether_it_is_whole(tmp_path):
         with pytest.raises(ValueError, match=r"u\.arrayrecord.*label pass again"):
             labels.UnitReader(path, 3)
     path.write_bytes(data)
-    with pytest.raises(ValueError, match=r"4 entries .* expected 2"):
+    with pytest.raises(ValueError, match=r"label records and a footer in \d+ bytes: expected 3, got 4; half-written"):
         labels.UnitReader(path, 2)
 
 

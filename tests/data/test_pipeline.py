@@ -1,17 +1,24 @@
 """The stream of clips: complete, reproducible, and independent of shards, threads and processes."""
 
+import dataclasses
 import itertools
+import pickle
 
 import jax
 import numpy as np
 import pytest
 
 from epfv2_jax.data import images, pipeline, records, rig
-from epfv2_jax.geometry.skeleton import NUM_JOINTS
+from epfv2_jax.data.pipeline.cache import RunCache
+from epfv2_jax.geometry import layout, skeleton
 
 HW = (16, 24)
 LENGTHS = (7, 4, 9, 1, 8, 5)  # frames of the records: 2 + 1 + 3 + 1 + 2 + 2 clips of four frames
 NUM_CLIPS = 11
+J = skeleton.EGOBODY3M.num_joints
+SPEC = records.RecordSpec(
+    image_size_hw=HW, camera_model="fisheye", skeleton=skeleton.EGOBODY3M, layout=layout.EGOBODY3M
+)
 
 
 def make_run(i: int, num_frames: int) -> records.FrameRun:
@@ -24,8 +31,8 @@ def make_run(i: int, num_frames: int) -> records.FrameRun:
     T_world_headset = np.tile(np.eye(4, dtype=np.float32), (num_frames, 1, 1))
     T_world_headset[:, :3, :3] = np.linalg.qr(rng.normal(size=(3, 3)))[0]
     T_world_headset[:, :3, 3] = rng.normal([300.0, 1.5, 0.0], 1.0, (num_frames, 3))
-    joint_valid = rng.random((num_frames, NUM_JOINTS)) > 0.2
-    joints_world_m = T_world_headset[:, None, :3, 3] + rng.normal(size=(num_frames, NUM_JOINTS, 3))
+    joint_valid = rng.random((num_frames, J)) > 0.2
+    joints_world_m = T_world_headset[:, None, :3, 3] + rng.normal(size=(num_frames, J, 3))
     joints_world_m[~joint_valid] = np.nan
     return records.FrameRun(
         sequence=f"sequence{i}",
@@ -36,7 +43,7 @@ def make_run(i: int, num_frames: int) -> records.FrameRun:
         joints_world_m=joints_world_m.astype(np.float32),
         joint_valid=joint_valid,
         view_valid=view_valid,
-        rig=rig.upright(rig.default_rig(), HW),
+        rig=rig.upright(rig.default_rig(), layout.EGOBODY3M, HW),
     )
 
 
@@ -46,7 +53,7 @@ def write(directory, num_shards: int = 2, lengths=LENGTHS) -> records.Records:
         records.write_shard(directory / f"part-{s}.arrayrecord", [runs[i] for i in chunk])
         for s, chunk in enumerate(np.array_split(np.arange(len(runs)), num_shards))
     ]
-    manifest = records.Manifest(split="train", image_size_hw=HW, num_views=4, shards=tuple(shards))
+    manifest = records.Manifest(split="train", spec=SPEC, shards=tuple(shards))
     records.write_manifest(directory, manifest)
     return records.open_records(directory)
 
@@ -133,6 +140,18 @@ def test_start_step_continues_the_stream(data):
     assert_same(take(pipeline.train_batches(data, config, seed=2, start_step=4), 5), whole[4:])
 
 
+@pytest.mark.parametrize("changes", [{}, {"read_threads": 2}, {"worker_processes": 1, "read_threads": 1}], ids=str)
+def test_batches_of_one_clip(data, changes):
+    config = make_config(batch_size=1, **changes)
+    whole = take(pipeline.train_batches(data, config, seed=2), 2 * NUM_CLIPS)
+    assert {len(batch.clip_id) for batch in whole} == {1}
+    epochs = ids(whole).reshape(2, NUM_CLIPS)
+    assert all(sorted(epoch) == list(range(NUM_CLIPS)) for epoch in epochs)
+    assert_same(take(pipeline.train_batches(data, config, seed=2, start_step=15), 3), whole[15:18])
+    fours = take(pipeline.train_batches(data, make_config(), seed=2), 5)
+    np.testing.assert_array_equal(ids(fours), ids(whole)[:20])
+
+
 def test_resume_on_another_number_of_processes(data):
     whole = take(pipeline.train_batches(data, make_config(), seed=2), 6)
     halves = [
@@ -165,7 +184,7 @@ def test_batch_holds_what_the_records_say(data):
             np.testing.assert_array_equal(frames.view_valid[b, :n], expected_valid)
             assert_same(jax.tree.map(lambda leaf, b=b: leaf[b], frames.rig), run.rig)
             world = frames.T_world_headset[b, :n].astype(np.float64)
-            joints = np.concatenate([targets.joints_headset_m[b, :n], np.ones((n, NUM_JOINTS, 1))], axis=-1)
+            joints = np.concatenate([targets.joints_headset_m[b, :n], np.ones((n, J, 1))], axis=-1)
             back = np.einsum("tij,tkj->tki", world, joints)[..., :3]
             valid = targets.joint_valid[b, :n]
             np.testing.assert_array_equal(valid, run.joint_valid[part])
@@ -202,6 +221,22 @@ def test_eval_batches_without_images(data):
         assert_same(a.targets, b.targets)
 
 
+def abstract(batch):
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), batch)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_abstract_batch_is_that_of_a_decoded_one(data, batch_size):
+    (batch,) = take(pipeline.train_batches(data, make_config(batch_size=batch_size), seed=0), 1)
+    assert pipeline.abstract_batch(data, 4, batch_size) == abstract(batch)
+
+
+def test_abstract_batch_with_the_fields_of_a_teacher(data):
+    labelled, pseudo = (pipeline.train_batches(data, make_config(batch_size=n), seed=0) for n in (2, 3))
+    (batch,) = take(pipeline.mixed_batches(labelled, pseudo, first_pseudo_clip_id=NUM_CLIPS), 1)
+    assert pipeline.abstract_batch(data, 4, 5, pseudo=True) == abstract(batch)
+
+
 def test_half_written_data_is_refused(tmp_path):
     write(tmp_path, 2)
     shard = tmp_path / "part-1.arrayrecord"
@@ -213,14 +248,31 @@ def test_half_written_data_is_refused(tmp_path):
         records.open_records(tmp_path)
 
 
-def test_views_that_differ_from_the_manifest_are_named(tmp_path):
+BODY = dataclasses.replace(
+    skeleton.EGOBODY3M,
+    **{name: getattr(skeleton.EGOBODY3M, name)[:25] for name in ("joint_names", "parents", "rest_offsets_m")},
+    mirror=tuple(range(25)),
+    groups=(),
+)
+TWO_VIEWS = layout.RigLayout(name="pair", view_names=("left", "right"), upright_turns=(0, 0))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"skeleton": BODY}, "joints 26 instead of 25"),
+        ({"layout": TWO_VIEWS}, "views 4 instead of 2"),
+        ({"image_size_hw": (16, 16)}, r"image height and width \(16, 24\) instead of \(16, 16\)"),
+        ({"camera_model": "pinhole"}, "camera model fisheye instead of pinhole"),
+    ],
+    ids=lambda x: next(iter(x)) if isinstance(x, dict) else "",
+)
+def test_records_that_differ_from_the_manifest_name_their_file(tmp_path, changes, message):
     write(tmp_path)
     manifest = records.read_manifest(tmp_path)
-    records.write_manifest(
-        tmp_path,
-        records.Manifest(split="train", image_size_hw=(16, 16), num_views=4, shards=manifest.shards),
-    )
-    with pytest.raises(ValueError, match=r"record 0 \(sequence0\) has 4 views of \(16, 24\)"):
+    spec = dataclasses.replace(SPEC, **changes)
+    records.write_manifest(tmp_path, records.Manifest(split="train", spec=spec, shards=manifest.shards))
+    with pytest.raises(ValueError, match=rf"part-0\.arrayrecord: record 0 \(sequence0\): {message}"):
         next(pipeline.eval_batches(records.open_records(tmp_path), 4, read_threads=0))
 
 
@@ -233,12 +285,13 @@ def test_cache_keeps_the_latest_records_within_its_bytes(data):
             return data[record]
 
     num_bytes = [sum(len(jpeg) for frame in run.jpegs for jpeg in frame) for run in data]
-    cache = pipeline._RunCache(Reader(), num_bytes[0] + num_bytes[1] + num_bytes[3])
+    cache = RunCache(Reader(), num_bytes[0] + num_bytes[1] + num_bytes[3])
     for record in (0, 1, 0, 3, 1, 0):
         assert cache[record].sequence == f"sequence{record}"
     assert read == [0, 1, 3]
     cache[4]  # too large beside the others: 3 and 1, longer unused than 0, make room
-    assert sum(size for _, size in cache._runs.values()) <= sum(num_bytes[i] for i in (0, 1, 3))
+    assert sum(num_bytes[record] for record in cache._kept) <= sum(num_bytes[i] for i in (0, 1, 3))
+    assert not list(pickle.loads(pickle.dumps(RunCache(data, 10)))._kept)
     read.clear()
     for record in (4, 3):
         assert cache[record].sequence == f"sequence{record}"
@@ -248,8 +301,8 @@ def test_cache_keeps_the_latest_records_within_its_bytes(data):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"clip_frames": 0}, "clip_frames must be at least 1, got 0"),
-        ({"batch_size": -2}, "batch_size must be at least 1"),
+        ({"clip_frames": 0}, "clip_frames: must be at least 1, got 0"),
+        ({"batch_size": -2}, "batch_size: must be at least 1"),
         ({"read_threads": 6}, "prefetch_batches: 4 keeps some of 6"),
     ],
 )
@@ -259,9 +312,9 @@ def test_config_refuses(changes, message):
 
 
 def test_batches_refuse(data):
-    with pytest.raises(ValueError, match="batch_size 4 cannot be shared out to process 0 of 3"):
+    with pytest.raises(ValueError, match="batch_size: must be a multiple of 3, got 4"):
         pipeline.train_batches(data, make_config(), seed=0, process_count=3)
-    with pytest.raises(ValueError, match="start_step must not be negative, got -1"):
+    with pytest.raises(ValueError, match="start_step: must be at least 0, got -1"):
         pipeline.train_batches(data, make_config(), seed=0, start_step=-1)
-    with pytest.raises(ValueError, match="batch_size must be at least 1"):
+    with pytest.raises(ValueError, match="batch_size: must be at least 1"):
         pipeline.eval_batches(data, 4, batch_size=0)

@@ -9,9 +9,13 @@ from array_record.python import array_record_module
 from flax import serialization
 
 from epfv2_jax.data import images, records, rig
-from epfv2_jax.geometry.skeleton import NUM_JOINTS
+from epfv2_jax.geometry import layout, skeleton
 
 SIZE_HW = (16, 24)
+J = skeleton.EGOBODY3M.num_joints
+SPEC = records.RecordSpec(
+    image_size_hw=SIZE_HW, camera_model="fisheye", skeleton=skeleton.EGOBODY3M, layout=layout.EGOBODY3M
+)
 
 
 def make_run(num_frames=5, first=3, sequence="100"):
@@ -26,10 +30,10 @@ def make_run(num_frames=5, first=3, sequence="100"):
         frame_index=np.arange(first, first + num_frames, dtype=np.int32),
         jpegs=jpegs,
         T_world_headset=np.broadcast_to(np.eye(4, dtype=np.float32), (num_frames, 4, 4)).copy(),
-        joints_world_m=rng.normal(size=(num_frames, NUM_JOINTS, 3)).astype(np.float32),
-        joint_valid=rng.random((num_frames, NUM_JOINTS)) < 0.8,
+        joints_world_m=rng.normal(size=(num_frames, J, 3)).astype(np.float32),
+        joint_valid=rng.random((num_frames, J)) < 0.8,
         view_valid=np.ones((num_frames, 4), bool),
-        rig=jax.tree.map(np.asarray, rig.upright(rig.default_rig(), SIZE_HW)),
+        rig=jax.tree.map(np.asarray, rig.upright(rig.default_rig(), layout.EGOBODY3M, SIZE_HW)),
     )
 
 
@@ -38,7 +42,7 @@ def write_split(folder, shards=((3, 2), (4,))):
     for i, lengths in enumerate(shards):
         runs = [make_run(n, first=100 * j, sequence=f"s{i}") for j, n in enumerate(lengths)]
         entries.append(records.write_shard(folder / f"s{i}.arrayrecord", runs))
-    manifest = records.Manifest(split="train", image_size_hw=SIZE_HW, num_views=4, shards=tuple(entries))
+    manifest = records.Manifest(split="train", spec=SPEC, shards=tuple(entries))
     records.write_manifest(folder, manifest)
     return manifest
 
@@ -61,7 +65,10 @@ def test_round_trip():
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"joints_world_m": np.zeros((5, 25, 3), np.float32)}, "joints_world_m must be"),
+        (
+            {"joints_world_m": np.zeros((5, 25, 3), np.float32)},
+            r"100: joints_world_m: expected \(5, 26, 3\) .*\(5, 25, 3\)",
+        ),
         ({"frame_index": np.array([0, 1, 2, 4, 5], np.int32)}, "frame_index has a gap"),
         ({"jpegs": ()}, "jpegs must be 5 frames of 4 views"),
         ({"jpegs": ((b"",) * 4,) * 5}, "frame 3 view 0 is marked valid but has no image"),
@@ -133,10 +140,12 @@ def test_half_written_shard(tmp_path):
     whole = path.read_bytes()
     for content in (b"", whole[: len(whole) // 2]):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=rf"s1\.arrayrecord: {len(content)} bytes, the manifest says {len(whole)}"):
+        with pytest.raises(
+            ValueError, match=rf"s1\.arrayrecord: bytes: expected {len(whole)}, got {len(content)}; half-written"
+        ):
             records.open_records(tmp_path)
     path.unlink()
-    with pytest.raises(ValueError, match="shard is missing"):
+    with pytest.raises(ValueError, match="no such file; run the conversion again"):
         records.open_records(tmp_path)
     # A 0-byte file opens as an empty one: sizes must be compared.
     path.write_bytes(b"")
@@ -147,9 +156,7 @@ def test_half_written_shard(tmp_path):
     damaged = bytearray(whole)
     damaged[len(whole) // 2] ^= 1
     path.write_bytes(damaged)
-    with pytest.raises(
-        ValueError, match=r"s1.arrayrecord: sha256 is .* the manifest says " + manifest.shards[1].sha256
-    ):
+    with pytest.raises(ValueError, match=rf"s1.arrayrecord: sha256: expected '{manifest.shards[1].sha256}', got '"):
         records.verify(tmp_path)
 
 
@@ -160,20 +167,49 @@ def test_killed_writer_leaves_no_shard(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         records.write_shard(tmp_path / "s0.arrayrecord", runs())
-    assert not (tmp_path / "s0.arrayrecord").exists()
+    assert not list(tmp_path.iterdir())
 
 
 def test_unfinished_or_empty_directory(tmp_path):
-    with pytest.raises(ValueError, match=r"no manifest\.json; the data is missing or its conversion unfinished"):
+    with pytest.raises(ValueError, match=r"no manifest\.json; the data is missing or its conversion unfinished: run '"):
         records.open_records(tmp_path)
     write_split(tmp_path / "train")
     with pytest.raises(ValueError, match=r"no manifest\.json here, but in train"):
         records.open_records(tmp_path)
-    records.write_manifest(tmp_path, records.Manifest(split="test", image_size_hw=SIZE_HW, num_views=4, shards=()))
-    with pytest.raises(ValueError, match="split 'test' holds no records"):
+    records.write_manifest(tmp_path, records.Manifest(split="test", spec=SPEC, shards=()))
+    with pytest.raises(ValueError, match="records of split 'test': there are none"):
         records.open_records(tmp_path)
-    with pytest.raises(ValueError, match="a shard needs at least one record"):
+    with pytest.raises(ValueError, match="records: there are none; a shard needs at least one"):
         records.write_shard(tmp_path / "x.arrayrecord", [])
+
+
+def test_a_split_that_is_missing_names_those_that_exist(tmp_path):
+    absent = tmp_path / "records" / "trian"
+    command = rf"'python -m epfv2_jax\.convert --in SOURCE --out {absent.parent}'"
+    with pytest.raises(ValueError, match=rf"trian: no such folder; {command}"):
+        records.open_records(absent)
+    for split in ("train", "validation"):
+        write_split(absent.parent / split)
+    with pytest.raises(ValueError, match=r"trian: no such split; .* holds train, validation; did you mean train\?"):
+        records.open_records(absent)
+
+
+def test_records_carry_skeleton_and_layout(tmp_path):
+    write_split(tmp_path)
+    split = records.open_records(tmp_path)
+    assert split.skeleton == skeleton.EGOBODY3M and split.layout == layout.EGOBODY3M
+    assert split.camera_model == "fisheye"
+    content = json.loads((tmp_path / records.MANIFEST_NAME).read_text())
+    assert content["spec"]["skeleton"]["joint_names"] == list(skeleton.EGOBODY3M.joint_names)
+
+
+@pytest.mark.parametrize("version", [1, 3, None])
+def test_manifest_of_another_version(tmp_path, version):
+    write_split(tmp_path)
+    path = tmp_path / records.MANIFEST_NAME
+    path.write_text(json.dumps({"version": version, "split": "train", "num_views": 4}))
+    with pytest.raises(ValueError, match=rf"manifest\.json: version: expected 2, got {version}; convert .*again$"):
+        records.open_records(tmp_path)
 
 
 def test_manifest_is_strict(tmp_path):
@@ -185,5 +221,5 @@ def test_manifest_is_strict(tmp_path):
     with pytest.raises(ValueError, match=r"shards\[0\].*not a plain file name"):
         records.open_records(tmp_path)
     path.write_text("{")
-    with pytest.raises(ValueError, match=r"manifest.json: not JSON"):
+    with pytest.raises(ValueError, match=r"manifest.json: not valid JSON"):
         records.open_records(tmp_path)

@@ -3,7 +3,7 @@ import json
 import numpy as np
 
 from epfv2_jax.data import rig
-from epfv2_jax.geometry import cameras, transforms
+from epfv2_jax.geometry import cameras, layout, transforms
 
 
 def test_default_rig_is_rigid_and_looks_where_it_should():
@@ -20,7 +20,7 @@ def test_default_rig_is_rigid_and_looks_where_it_should():
 
 def test_upright_rig_sees_the_turned_and_resized_image():
     stored = rig.default_rig()
-    upright = rig.upright(stored, (96, 80))
+    upright = rig.upright(stored, layout.EGOBODY3M, (96, 80))
     transforms.check_rigid(upright.T_cam_headset, tolerance=1e-5)
     assert (upright.T_cam_headset[:, 1, 1] < -0.8).all()  # image +y points down
     rng = np.random.default_rng(0)

@@ -47,7 +47,7 @@ def whole(start, tmp_path_factory):
     """What one process makes of it: folders `zips` and `records`. Not to be changed."""
     folder = tmp_path_factory.mktemp("whole")
     finish(start(SYNTHESIZE, "--out", folder / "zips"))
-    finish(start(CONVERT, "--in", folder / "zips", "--out", folder / "records"))
+    finish(start(CONVERT, "--source", folder / "zips", "--out", folder / "records"))
     return folder
 
 
@@ -62,10 +62,11 @@ def finish(*processes):
 
 
 def digests(folder):
+    """Of all files but those in the hidden folders that a killed process may leave."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in folder.rglob("*")
-        if path.is_file()
+        if path.is_file() and not path.parent.name.startswith(".")
     }
 
 
@@ -77,7 +78,7 @@ def test_two_processes_at_once_give_the_bytes_of_one(start, whole, tmp_path):
     zips, out = tmp_path / "zips", tmp_path / "records"
     finish(*(start(SYNTHESIZE, "--out", zips, *share(i)) for i in (0, 1)))
     assert digests(zips) == digests(whole / "zips")
-    printed = finish(*(start(CONVERT, "--in", zips, "--out", out, *share(i)) for i in (0, 1)))
+    printed = finish(*(start(CONVERT, "--source", zips, "--out", out, *share(i)) for i in (0, 1)))
     assert digests(out) == digests(whole / "records")
     assert any('"sequences_kept": 4' in text for text in printed)
 
@@ -86,7 +87,7 @@ def test_a_killed_process_is_started_again(start, whole, tmp_path):
     zips, out = tmp_path / "zips", tmp_path / "records"
     for command, folder, suffix, reference in (
         ((SYNTHESIZE, "--out", zips), zips, ".zip", "zips"),
-        ((CONVERT, "--in", whole / "zips", "--out", out), out, records.SHARD_SUFFIX, "records"),
+        ((CONVERT, "--source", whole / "zips", "--out", out), out, records.SHARD_SUFFIX, "records"),
     ):
         victim, other = start(*command, *share(0)), start(*command, *share(1))
         while victim.poll() is None and not list(folder.rglob(f"*{suffix}*")):

@@ -39,7 +39,7 @@ def find_library() -> pathlib.Path | None:
 
 @pytest.fixture(scope="session")
 def program(tmp_path_factory) -> pathlib.Path:
-    """The built example."""
+    """Returns the built example."""
     if not shutil.which("cmake") or not (shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")):
         pytest.skip("cmake or a C++ compiler is not on this machine")
     headers, library = find_headers(), find_library()
@@ -60,7 +60,7 @@ def run(program, *arguments) -> subprocess.CompletedProcess:
 
 
 def write_graph(path) -> None:
-    """A step whose pose is the sum of all bytes it ever saw times a gain, where a view is valid, plus other state."""
+    """Writes a step: in valid views, the pose is a gain times the sum of all bytes so far, plus other state."""
     onnx = pytest.importorskip("onnx")
     from onnx import TensorProto, helper
 

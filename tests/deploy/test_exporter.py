@@ -18,41 +18,41 @@ onnx = pytest.importorskip("onnx", reason="needs the extra 'export'")
 pytest.importorskip("onnxruntime", reason="needs the extra 'export'")
 pytest.importorskip("jax2onnx", reason="needs the extra 'export'")
 
-from epfv2_jax.checkpoints import checkpoint  # noqa: E402
+from epfv2_jax import checkpoints, structs  # noqa: E402
 from epfv2_jax.core import config as config_lib  # noqa: E402
 from epfv2_jax.data import images as images_lib  # noqa: E402
 from epfv2_jax.data import records as records_lib  # noqa: E402
 from epfv2_jax.data import rig as rig_lib  # noqa: E402
-from epfv2_jax.deploy import exporter as onnx_export  # noqa: E402
-from epfv2_jax.deploy import frames  # noqa: E402
-from epfv2_jax.deploy import golden as onnx_golden  # noqa: E402
-from epfv2_jax.deploy import graph as onnx_graph  # noqa: E402
-from epfv2_jax.deploy import session as onnx_session  # noqa: E402
-from epfv2_jax.geometry import skeleton  # noqa: E402
-from epfv2_jax.models.epfv2 import model as epfv2  # noqa: E402
+from epfv2_jax.deploy import exporter, gates, metadata, sequences, signature, trace  # noqa: E402
+from epfv2_jax.deploy import golden as golden_lib  # noqa: E402
+from epfv2_jax.deploy.session import OnnxSession  # noqa: E402
+from epfv2_jax.geometry import layout as layouts  # noqa: E402
+from epfv2_jax.geometry import skeleton as skeletons  # noqa: E402
+from epfv2_jax.models import base  # noqa: E402
+from epfv2_jax.models.epfv2.model import EPFv2, EPFv2Config  # noqa: E402
 
 pytestmark = [pytest.mark.extras, pytest.mark.slow]  # tracing takes seconds a model
 
 SIZE = (32, 32)
+SKELETON = dataclasses.replace(skeletons.EGOBODY3M, name="other")  # the graph has the model's, not a constant
+LAYOUT = layouts.EGOBODY3M
+TWO_VIEWS = layouts.RigLayout(name="two", view_names=("left", "right"), upright_turns=(0, 0))
 TINY = {"encoder": "small", "width": 32, "heads": 4, "ffn_width": 64, "head_width": 64, "window": 6}
 MODELS = {
     "parametric": {},
     "keypoints": {"body": "keypoints", "uncertainty": False},
-    "one frame": {"temporal": False, "num_views": 2},
+    "one frame": {"temporal": False},
     "window 1, no poses": {"window": 1, "auxiliary_input": False, "projection_conditioning": False},
     "deep, query, half": {"temporal_position": "query", "depth": 2, "dtype": "bfloat16", "encoder": "tiny"},
 }
+LAYOUTS = {"one frame": TWO_VIEWS}
 # Runs the export command several times in one process: the first call of the tracer takes many seconds.
 EXPORTS = """
-import json, sys
+import contextlib, json, sys
 from epfv2_jax import export
 for arguments in json.loads(sys.argv[1]):
-    sys.argv[1:] = arguments
-    try:
-        export.main()
-        print("code 0")
-    except SystemExit as error:
-        print("code", error.code)
+    with contextlib.redirect_stderr(sys.stdout):
+        print("code", export.main(arguments))
     print("----")
 """
 
@@ -75,9 +75,12 @@ ort.InferenceSession(graph, options)
 """
 
 
-def random_variables(model: epfv2.EPFv2, seed: int = 0):
+def random_variables(model: EPFv2, seed: int = 0):
     """Returns variables as after some training, the heads' last layers and the batch statistics too."""
     rng = np.random.default_rng(seed)
+
+    frames = structs.blank_frames(1, 1, model.layout.num_views, SIZE)
+    shapes = base.abstract_variables(model, frames)
 
     def draw(path, leaf):
         name = path[-1].key
@@ -86,27 +89,31 @@ def random_variables(model: epfv2.EPFv2, seed: int = 0):
         std = 0.1 if name in ("bias", "mean") else (leaf.shape[-1] / leaf.size) ** 0.5
         return rng.normal(0, 0.03 if "last" in jax.tree_util.keystr(path) else std, leaf.shape).astype(np.float32)
 
-    return jax.tree_util.tree_map_with_path(draw, onnx_export.variable_shapes(model, SIZE))
+    return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
-def write_checkpoint(directory, changes) -> tuple[epfv2.ModelConfig, dict]:
-    config = epfv2.ModelConfig(**{**TINY, **changes})
-    variables = random_variables(epfv2.EPFv2(dataclasses.replace(config, dtype="float32")))
-    experiment = {
-        "model": config_lib.to_mapping(config),
-        "dataset": {"conversion": {"image_size_hw": list(SIZE)}},
-    }
-    writer = checkpoint.CheckpointWriter(directory, experiment)
+def write_checkpoint(directory, name: str) -> tuple[EPFv2, dict]:
+    """Writes a checkpoint of the model of that name; returns the model, in float32, and its variables."""
+    config = EPFv2Config(**{**TINY, **MODELS[name]})
+    model = EPFv2(dataclasses.replace(config, dtype="float32"), SKELETON, LAYOUTS.get(name, LAYOUT))
+    variables = random_variables(model)
+    about = checkpoints.About(
+        experiment={"model": config_lib.to_mapping(config)},
+        skeleton=model.skeleton,
+        layout=model.layout,
+        image_size_hw=SIZE,
+    )
+    writer = checkpoints.CheckpointWriter(directory, about)
     writer.save(1, {"step": np.zeros(())}, variables, {})
     writer.close()
-    return config, variables
+    return model, variables
 
 
-def write_records(directory, frames: int = 30) -> None:
+def write_records(directory, num_frames: int = 30) -> None:
     """Two runs of random images, and the rest pose's joints as the truth."""
     runs = []
     for seed in range(2):
-        sequence = frames.random_sequence(frames, 4, SIZE, 1, seed)
+        sequence = sequences.random_sequence(num_frames, 4, SIZE, 1, seed)
         jpegs = tuple(
             tuple(images_lib.encode_grey(image) for image in views) for views in sequence.frames["images"][:, 0]
         )
@@ -114,18 +121,23 @@ def write_records(directory, frames: int = 30) -> None:
             records_lib.FrameRun(
                 sequence=f"s{seed}",
                 split="validation",
-                frame_index=np.arange(frames, dtype=np.int32),
+                frame_index=np.arange(num_frames, dtype=np.int32),
                 jpegs=jpegs,
                 T_world_headset=sequence.frames["T_world_headset"][:, 0],
-                joints_world_m=np.zeros((frames, skeleton.NUM_JOINTS, 3), np.float32),
-                joint_valid=np.ones((frames, skeleton.NUM_JOINTS), bool),
-                view_valid=np.ones((frames, 4), bool),
-                rig=rig_lib.upright(rig_lib.default_rig(), SIZE),
+                joints_world_m=np.zeros((num_frames, SKELETON.num_joints, 3), np.float32),
+                joint_valid=np.ones((num_frames, SKELETON.num_joints), bool),
+                view_valid=np.ones((num_frames, 4), bool),
+                rig=rig_lib.upright(rig_lib.default_rig(), LAYOUT, SIZE),
             )
         )
     shard = records_lib.write_shard(directory / "shard.arrayrecord", runs)
     records_lib.write_manifest(
-        directory, records_lib.Manifest(split="validation", image_size_hw=SIZE, num_views=4, shards=(shard,))
+        directory,
+        records_lib.Manifest(
+            split="validation",
+            spec=records_lib.RecordSpec(image_size_hw=SIZE, camera_model="fisheye", skeleton=SKELETON, layout=LAYOUT),
+            shards=(shard,),
+        ),
     )
 
 
@@ -133,7 +145,7 @@ def write_records(directory, frames: int = 30) -> None:
 def exports(tmp_path_factory):
     """Everything that the tests look at, exported by one process: where it lies, the models, and what was printed."""
     folder = tmp_path_factory.mktemp("onnx")
-    models = {name: write_checkpoint(folder / name, changes) for name, changes in MODELS.items()}
+    models = {name: write_checkpoint(folder / name, name) for name in MODELS}
     write_records(folder / "data" / "validation")
     jobs = {name: ["--checkpoint", name, "--out", f"{name}.onnx"] for name in MODELS}
     jobs["deep, query, half"] += ["--batch", "2"]
@@ -158,13 +170,10 @@ def exports(tmp_path_factory):
     )
 
 
-def reference(config: epfv2.ModelConfig, variables, sequence: frames.FrameSequence, batch: int):
-    """Joints (F, B, J, 3) of `EPFv2.step`, streamed in float32 frame by frame from its own initial state."""
-    model = epfv2.EPFv2(dataclasses.replace(config, dtype="float32"))
-    step = jax.jit(
-        lambda given, state: model.apply(variables, onnx_export.frames_of(given), state, method="step"),
-    )
-    state = epfv2.initial_state(model.config, batch)
+def reference(model: EPFv2, variables, sequence: sequences.FrameSequence, batch: int):
+    """Returns the joints (F, B, J, 3) of the model's own `step`, frame by frame from its initial state."""
+    step = jax.jit(lambda given, state: model.apply(variables, signature.frames_of(given), state, method="step"))
+    state = model.initial_state(batch)
     joints = []
     for frame in range(sequence.num_frames):
         predictions, state = step(sequence.inputs(frame), state)
@@ -172,13 +181,14 @@ def reference(config: epfv2.ModelConfig, variables, sequence: frames.FrameSequen
     return np.stack(joints)
 
 
-def streamed_errors_cm(exports, file: str, name: str, batch: int = 1, frames: int = 200) -> np.ndarray:
-    """The largest difference of any joint in each of many frames with losses, in cm."""
-    config, variables = exports.models[name]
-    sequence = frames.with_losses(frames.random_sequence(frames, config.num_views, SIZE, batch, seed=1))
-    expected = reference(config, variables, sequence, batch)
-    session = onnx_session.OnnxSession(exports.folder / file)
-    found = np.stack([session.step(sequence.inputs(i))["joints_headset_m"] for i in range(frames)])
+def streamed_errors_cm(exports, file: str, name: str, batch: int = 1, num_frames: int = 200) -> np.ndarray:
+    """Returns the largest difference of any joint in each of many frames with losses, in cm."""
+    model, variables = exports.models[name]
+    sequence = sequences.random_sequence(num_frames, model.layout.num_views, SIZE, batch, seed=1)
+    sequence = sequences.with_losses(sequence)
+    expected = reference(model, variables, sequence, batch)
+    session = OnnxSession(exports.folder / file)
+    found = np.stack([session.step(sequence.inputs(i))["joints_headset_m"] for i in range(num_frames)])
     return 100 * np.linalg.norm(found - expected, axis=-1).max(axis=(1, 2))
 
 
@@ -229,28 +239,33 @@ def test_int8_tells_what_it_costs(exports):
 @pytest.mark.parametrize("file", [*(f"{name}.onnx" for name in MODELS), "fp16.onnx", "int8.onnx", "recorded.onnx"])
 def test_published_graphs_hold_the_post_conditions(exports, file):
     model = onnx.load(exports.folder / file)
-    onnx_graph.check(model)
+    gates.check(model)
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
     assert convolutions and all(len(node.input) == 3 for node in convolutions)  # the bias is the folded normalisation
     kinds = {node.op_type for node in model.graph.node}
     assert not kinds & {"BatchNormalization", "Einsum", "OneHot", "Shape", "CumSum", "Dropout"}
-    golden = onnx_golden.read(onnx_golden.path_of(exports.folder / file), exports.folder / file)
-    differences = onnx_golden.replay(onnx_session.OnnxSession(exports.folder / file), golden)
-    assert onnx_golden.beyond_tolerance(golden, differences) == []
+    golden = golden_lib.read(golden_lib.path_of(exports.folder / file), exports.folder / file)
+    differences = golden_lib.replay(OnnxSession(exports.folder / file), golden)
+    assert golden_lib.beyond_tolerance(golden, differences) == []
     assert not golden["inputs"]["view_valid"].all()
     assert golden["inputs"]["frame_gap"].max() == 3
 
 
 def test_the_file_says_what_it_is(exports):
-    session = onnx_session.OnnxSession(exports.folder / "parametric.onnx")
-    config, variables = exports.models["parametric"]
-    says = session.metadata
-    assert says["joint_names"] == list(skeleton.JOINT_NAMES)
-    assert says["parents"] == list(skeleton.PARENTS)
+    session = OnnxSession(exports.folder / "parametric.onnx")
+    model, variables = exports.models["parametric"]
+    says, config = session.metadata, model.config
+    assert says["skeleton"] == "other"
+    assert says["joint_names"] == list(SKELETON.joint_names)
+    assert says["parents"] == list(SKELETON.parents)
+    assert says["joint_groups"] == {name: list(joints) for name, joints in SKELETON.metric_groups.items()}
+    assert says["degrees_of_freedom"] == config.degrees_of_freedom
+    assert OnnxSession(exports.folder / "keypoints.onnx").metadata["degrees_of_freedom"] is None
     assert says["camera_order"] == ["left_side", "left_front", "right_front", "right_side"]
+    assert OnnxSession(exports.folder / "one frame.onnx").metadata["camera_order"] == ["left", "right"]
     assert (says["image_size_hw"], says["window"], says["precision"]) == ([32, 32], 6, "fp32")
     assert (says["image_mean"], says["image_std"], says["opset"]) == (config.image_mean, config.image_std, 20)
-    assert says["checkpoint_sha256"] == onnx_export.variables_sha256(variables)
+    assert says["checkpoint_sha256"] == metadata.variables_sha256(variables)
     assert says["units"]["length"] == "metre" and "y up" in says["axes"]["world"]
     model = onnx.load(exports.folder / "parametric.onnx")
     for described, ports in ((says["inputs"], model.graph.input), (says["outputs"], model.graph.output)):
@@ -276,8 +291,8 @@ def test_models_have_the_inputs_and_outputs_that_they_need(exports):
 
 
 def test_world_joints_are_the_headset_joints_moved(exports):
-    session = onnx_session.OnnxSession(exports.folder / "parametric.onnx")
-    frame = frames.random_sequence(3, 4, SIZE, 1).inputs(2)
+    session = OnnxSession(exports.folder / "parametric.onnx")
+    frame = sequences.random_sequence(3, 4, SIZE, 1).inputs(2)
     outputs = session.step(frame)
     T = frame["T_world_headset"][0]
     expected = outputs["joints_headset_m"][0] @ T[:3, :3].T + T[:3, 3]
@@ -295,7 +310,7 @@ def test_world_joints_are_the_headset_joints_moved(exports):
     ],
 )
 def test_user_errors_are_told_and_leave_nothing(exports, job, message):
-    assert "code error: " in exports.printed[job]
+    assert "error: " in exports.printed[job] and "code 1" in exports.printed[job]
     assert message in exports.printed[job]
     assert not list(exports.folder.glob("**/no.*"))
     assert not list(exports.folder.glob("**/*.tmp*"))
@@ -303,11 +318,11 @@ def test_user_errors_are_told_and_leave_nothing(exports, job, message):
 
 def test_a_graph_that_is_not_the_model_is_not_published(exports, tmp_path, monkeypatch):
     """The tracer is replaced by one that hands back another model's graph, as a faulty one might."""
-    config, variables = exports.models["parametric"]
+    model, variables = exports.models["parametric"]
     other = onnx.load(exports.folder / "parametric.onnx")
-    bias = next(t for t in other.graph.initializer if list(t.dims) == [config.width])
+    bias = next(t for t in other.graph.initializer if list(t.dims) == [model.config.width])
     bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + 0.01, bias.name))
-    monkeypatch.setattr(onnx_export, "trace", lambda *_: other)
+    monkeypatch.setattr(trace, "to_onnx", lambda *_: other)
     with pytest.raises(ValueError, match=r"does not compute what JAX computes: .*joints_.* differs by .*not published"):
-        onnx_export.export(epfv2.EPFv2(config), variables, tmp_path / "no.onnx", image_size_hw=SIZE)
+        exporter.export(model, variables, tmp_path / "no.onnx", image_size_hw=SIZE)
     assert not list(tmp_path.iterdir())

@@ -12,9 +12,10 @@ pytest.importorskip("onnxruntime", reason="needs the extra 'export'")
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
-from epfv2_jax.deploy import golden as onnx_golden  # noqa: E402
-from epfv2_jax.deploy import session as onnx_session  # noqa: E402
-from epfv2_jax.deploy import verify as onnx_verify  # noqa: E402
+from epfv2_jax.core import files  # noqa: E402
+from epfv2_jax.deploy import golden as golden_lib  # noqa: E402
+from epfv2_jax.deploy.session import FORMAT_VERSION, OnnxSession  # noqa: E402
+from epfv2_jax.deploy.verify import verify  # noqa: E402
 
 pytestmark = pytest.mark.extras
 
@@ -44,7 +45,7 @@ def write_graph(path, gain: float = 1.0, external: bool = False, format_version:
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
-    version = format_version or json.dumps(onnx_session.FORMAT_VERSION)
+    version = format_version or json.dumps(FORMAT_VERSION)
     helper.set_model_props(model, {"format_version": version, "joint_names": json.dumps(["a"])})
     if external:
         onnx.save(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
@@ -52,7 +53,7 @@ def write_graph(path, gain: float = 1.0, external: bool = False, format_version:
         onnx.save(model, path)
 
 
-def make_golden(gain: float = 1.0) -> onnx_golden.Golden:
+def make_golden(gain: float = 1.0) -> golden_lib.Golden:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 255, (FRAMES, 1, 4), np.uint8)
     seen = np.arange(1, FRAMES + 1)[:, None]
@@ -69,18 +70,18 @@ def exported(tmp_path):
     """A graph with its golden sequence beside it."""
     path = tmp_path / "step.onnx"
     write_graph(path)
-    onnx_golden.write(onnx_golden.path_of(path), make_golden(), onnx_session.file_sha256(path))
+    golden_lib.write(golden_lib.path_of(path), make_golden(), files.sha256(path))
     return path
 
 
-def verify(path, *extra: str) -> subprocess.CompletedProcess:
+def run_command(path, *extra: str) -> subprocess.CompletedProcess:
     """Runs the command without JAX: importing it fails."""
-    program = "import sys; sys.modules['jax'] = None; from epfv2_jax import verify_onnx; verify_onnx.main()"
+    program = "import sys; sys.modules['jax'] = None; from epfv2_jax import verify_onnx; sys.exit(verify_onnx.main())"
     return subprocess.run([sys.executable, "-c", program, str(path), *extra], capture_output=True, text=True)
 
 
 def test_state_is_carried_and_forgotten(exported):
-    session = onnx_session.OnnxSession(exported)
+    session = OnnxSession(exported)
     frame = {"images": np.full((1, 4), 10, np.uint8), "pose": np.zeros((1, 2), np.float32)}
     for _ in range(2):
         assert [session.step(frame)["joints_headset_m"].item() for _ in range(3)] == [11, 12, 13]
@@ -89,11 +90,11 @@ def test_state_is_carried_and_forgotten(exported):
 
 
 def test_inputs_that_do_not_fit_are_refused(exported):
-    session = onnx_session.OnnxSession(exported)
+    session = OnnxSession(exported)
     frame = {"images": np.zeros((1, 4), np.uint8), "pose": np.zeros((1, 2), np.float32)}
-    with pytest.raises(ValueError, match=r"images: got \(1, 5\) uint8, the graph was exported for \(1, 4\) uint8"):
+    with pytest.raises(ValueError, match=r"images: expected \(1, 4\) uint8, got \(1, 5\) uint8; as the graph"):
         session.step({**frame, "images": np.zeros((1, 5), np.uint8)})
-    with pytest.raises(ValueError, match=r"images: got \(1, 4\) float32"):
+    with pytest.raises(ValueError, match=r"images: expected \(1, 4\) uint8, got \(1, 4\) float32"):
         session.step({**frame, "images": np.zeros((1, 4), np.float32)})
     with pytest.raises(ValueError, match="pose: holds values that are not finite"):
         session.step({**frame, "pose": np.full((1, 2), np.nan, np.float32)})
@@ -107,20 +108,20 @@ def test_inputs_that_do_not_fit_are_refused(exported):
 def test_files_that_are_not_ours_are_refused(tmp_path):
     path = tmp_path / "g.onnx"
     with pytest.raises(ValueError, match=r"no such file; make it with python -m epfv2_jax\.export"):
-        onnx_session.OnnxSession(path)
+        OnnxSession(path)
     path.write_bytes(b"\xff\xffno graph")
     with pytest.raises(ValueError, match="not an ONNX file"):
-        onnx_session.OnnxSession(path)
+        OnnxSession(path)
     write_graph(path, external=True)
     with pytest.raises(ValueError, match="tensors lie in other files"):
-        onnx_session.OnnxSession(path)
+        OnnxSession(path)
     write_graph(path, format_version="0")
     with pytest.raises(ValueError, match="format_version is '0', this code reads 1"):
-        onnx_session.OnnxSession(path)
+        OnnxSession(path)
 
 
 def test_golden_survives_its_file(exported):
-    again = onnx_golden.read(onnx_golden.path_of(exported), exported)
+    again = golden_lib.read(golden_lib.path_of(exported), exported)
     golden = make_golden()
     assert {group: sorted(arrays) for group, arrays in again.items()} == {
         group: sorted(arrays) for group, arrays in golden.items()
@@ -131,40 +132,40 @@ def test_golden_survives_its_file(exported):
 
 
 def test_golden_of_another_graph_is_refused(exported, tmp_path):
-    golden_path = onnx_golden.path_of(exported)
+    golden_path = golden_lib.path_of(exported)
     write_graph(exported, gain=1.001)
     with pytest.raises(ValueError, match="belongs to another graph"):
-        onnx_golden.read(golden_path, exported)
+        golden_lib.read(golden_path, exported)
     golden_path.write_bytes(golden_path.read_bytes()[:100])
     with pytest.raises(ValueError, match="not a golden sequence"):
-        onnx_golden.read(golden_path, exported)
+        golden_lib.read(golden_path, exported)
     golden_path.unlink()
     with pytest.raises(ValueError, match="no golden sequence; the export writes it beside the graph"):
-        onnx_golden.read(golden_path, exported)
+        golden_lib.read(golden_path, exported)
 
 
 def test_golden_with_objects_is_not_unpickled(exported):
-    golden_path = onnx_golden.path_of(exported)
+    golden_path = golden_lib.path_of(exported)
     np.savez(golden_path, graph_sha256=np.asarray("0"), **{"inputs/images": np.array([{}], object)})
     with pytest.raises(ValueError, match="not a golden sequence"):
-        onnx_golden.read(golden_path, exported)
+        golden_lib.read(golden_path, exported)
 
 
 def test_replay_finds_the_largest_difference(exported):
-    session = onnx_session.OnnxSession(exported)
+    session = OnnxSession(exported)
     golden = make_golden()
     golden["outputs"]["joints_headset_m"][3] += 0.5
-    differences = onnx_golden.replay(session, golden)
+    differences = golden_lib.replay(session, golden)
     np.testing.assert_allclose(differences["joints_headset_m"], 0.5, atol=1e-4)
     assert differences["next_seen"] == 0
-    assert onnx_golden.beyond_tolerance(golden, differences) == ["joints_headset_m differs by 0.5, allowed is 0.001"]
+    assert golden_lib.beyond_tolerance(golden, differences) == ["joints_headset_m differs by 0.5, allowed is 0.001"]
     golden["outputs"]["joints_headset_m"][4] = np.nan
-    assert onnx_golden.replay(session, golden)["joints_headset_m"] == float("inf")
-    assert onnx_golden.difference(np.array([True]), np.array([False])) == float("inf")
+    assert golden_lib.replay(session, golden)["joints_headset_m"] == float("inf")
+    assert golden_lib.difference(np.array([True]), np.array([False])) == float("inf")
 
 
 def test_report_has_latency_and_memory(exported):
-    report = onnx_verify.verify(exported, make_golden())
+    report = verify(exported, make_golden())
     assert report.beyond == []
     assert set(report.latency_ms) == {1, 2}
     assert all(0 < p50 <= p99 for p50, p99 in report.latency_ms.values())
@@ -172,7 +173,7 @@ def test_report_has_latency_and_memory(exported):
 
 
 def test_command_without_jax(exported):
-    done = verify(exported)
+    done = run_command(exported)
     assert done.returncode == 0, done.stderr
     for line in ("joints_headset_m", "1 thread ", "2 threads", "p99", "peak memory", "ok"):
         assert line in done.stdout
@@ -180,11 +181,11 @@ def test_command_without_jax(exported):
 
 def test_command_fails_on_a_difference_and_on_user_errors(exported, tmp_path):
     write_graph(exported, gain=1.5)
-    golden_path = onnx_golden.path_of(exported)
-    onnx_golden.write(golden_path, make_golden(), onnx_session.file_sha256(exported))
-    done = verify(exported)
+    golden_path = golden_lib.path_of(exported)
+    golden_lib.write(golden_path, make_golden(), files.sha256(exported))
+    done = run_command(exported)
     assert done.returncode == 1
     assert "FAILED: joints_headset_m differs by" in done.stdout
-    done = verify(tmp_path / "none.onnx")
+    done = run_command(tmp_path / "none.onnx")
     assert done.returncode == 1
     assert "error: " in done.stderr and "Traceback" not in done.stderr

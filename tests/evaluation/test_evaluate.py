@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from epfv2_jax.evaluation import evaluate as evaluation
+from epfv2_jax.evaluation import examples, tables
+from epfv2_jax.geometry.skeleton import EGOBODY3M
 from epfv2_jax.metrics import pose as metrics
 from epfv2_jax.testing import fakes
 
@@ -42,11 +44,11 @@ def pad(batch, clips):
 
 def test_batching_and_padding_do_not_matter(case):
     batch, predictions = case
-    pose = metrics.mean_pose([batch])
+    pose = metrics.mean_pose([batch], EGOBODY3M)
     predict = oracle(predictions, batch)
-    whole = evaluation.evaluate(predict, [batch], pose, keep_worst=2)
+    whole = evaluation.evaluate(predict, [batch], EGOBODY3M, pose, keep_worst=2)
     batches = [part(batch, 0, 2), part(batch, 2, 4), pad(part(batch, 4, 5), 1)]
-    split = evaluation.evaluate(predict, batches, pose, keep_worst=2)
+    split = evaluation.evaluate(predict, batches, EGOBODY3M, pose, keep_worst=2)
     assert split.metrics == pytest.approx(whole.metrics, rel=1e-5)
     assert split.baseline == pytest.approx(whole.baseline, rel=1e-5)
     assert split.per_joint_cm == pytest.approx(whole.per_joint_cm, rel=1e-5)
@@ -59,7 +61,9 @@ def test_worst_frames_are_the_worst_of_their_clips(case):
     valid = batch.frames.frame_valid[..., None] & batch.targets.joint_valid
     err = np.linalg.norm(predictions.joints_headset_m - batch.targets.joints_headset_m, axis=-1)
     frame_err_cm = 100 * np.where(valid, err, 0).sum(-1) / np.maximum(valid.sum(-1), 1)
-    result = evaluation.evaluate(oracle(predictions, batch), [part(batch, i, i + 1) for i in range(5)], keep_worst=3)
+    result = evaluation.evaluate(
+        oracle(predictions, batch), [part(batch, i, i + 1) for i in range(5)], EGOBODY3M, keep_worst=3
+    )
     assert len(result.worst) == 3
     np.testing.assert_allclose([e.err_cm for e in result.worst], np.sort(frame_err_cm.max(1))[::-1][:3], rtol=1e-5)
     for e in result.worst:
@@ -72,7 +76,7 @@ def test_worst_frames_are_the_worst_of_their_clips(case):
 
 def test_typical_frames_are_valid_and_from_other_clips(case):
     batch, predictions = case
-    result = evaluation.evaluate(oracle(predictions, batch), [pad(batch, 2)], keep_worst=2, keep_typical=10)
+    result = evaluation.evaluate(oracle(predictions, batch), [pad(batch, 2)], EGOBODY3M, keep_worst=2, keep_typical=10)
     assert len(result.typical) == 3
     ids = [e.clip_id for e in result.typical]
     assert len(set(ids)) == 3 and not set(ids) & {e.clip_id for e in result.worst} and -1 not in ids
@@ -81,7 +85,7 @@ def test_typical_frames_are_valid_and_from_other_clips(case):
 
 def test_the_sample_is_bounded_and_reaches_the_end_of_the_data():
     batch = fakes.fake_batch(B=60, T=1)
-    sample = evaluation._Sample(10)
+    sample = examples.Sample(10)
     sample.add(fakes.fake_predictions(batch), batch, np.ones((60, 1)))
     ids = [e.clip_id for e in sample.typical(100, set())]
     assert len(ids) == len(set(ids)) == 10
@@ -93,7 +97,9 @@ def test_a_prediction_that_is_not_a_number_is_worst_and_shows(case):
     joints = predictions.joints_headset_m.copy()
     batch.targets.joint_valid[2, 3, 5] = True
     joints[2, 3, 5] = np.nan
-    result = evaluation.evaluate(oracle(predictions.replace(joints_headset_m=joints), batch), [batch], keep_worst=1)
+    result = evaluation.evaluate(
+        oracle(predictions.replace(joints_headset_m=joints), batch), [batch], EGOBODY3M, keep_worst=1
+    )
     assert (result.worst[0].clip_id, result.worst[0].frame) == (2, 3)
     assert np.isnan(result.metrics["mpjpe_cm"])
 
@@ -102,17 +108,19 @@ def test_nothing_to_evaluate(case):
     batch, predictions = case
     padding = part(pad(part(batch, 0, 1), 1), 1, 2)
     with pytest.raises(ValueError, match="no batch holds a valid frame"):
-        evaluation.evaluate(oracle(predictions, batch), [padding])
+        evaluation.evaluate(oracle(predictions, batch), [padding], EGOBODY3M)
     with pytest.raises(ValueError, match="no batch holds a valid frame"):
-        evaluation.evaluate(oracle(predictions, batch), [])
+        evaluation.evaluate(oracle(predictions, batch), [], EGOBODY3M)
 
 
 def test_json_is_strict_and_complete(case, tmp_path):
     batch, predictions = case
-    result = evaluation.evaluate(oracle(predictions, batch), [batch], metrics.mean_pose([batch]), keep_worst=1)
+    result = evaluation.evaluate(
+        oracle(predictions, batch), [batch], EGOBODY3M, metrics.mean_pose([batch], EGOBODY3M), keep_worst=1
+    )
     result.metrics["mpjve_cm"] = float("nan")
     path = tmp_path / "new" / "metrics.json"
-    evaluation.write_json(result, path, {"checkpoint": "somewhere"})
+    tables.write_json(result, path, {"checkpoint": "somewhere"})
 
     def refuse(constant):
         raise AssertionError(constant)
@@ -127,8 +135,8 @@ def test_json_is_strict_and_complete(case, tmp_path):
 
 def test_table_has_the_published_columns_in_their_order(case):
     batch, predictions = case
-    result = evaluation.evaluate(oracle(predictions, batch), [batch], metrics.mean_pose([batch]))
-    head, model, baseline, ratio = evaluation.format_table(result, "tiny").splitlines()
+    result = evaluation.evaluate(oracle(predictions, batch), [batch], EGOBODY3M, metrics.mean_pose([batch], EGOBODY3M))
+    head, model, baseline, ratio = tables.format_table(result, "tiny").splitlines()
     assert head.split() == ["cm", "MPJPE", "MPJVE", "wrist", "shoulder", "leg", "foot", "PA-MPJPE"]
     assert float(model.split()[1]) == pytest.approx(result.metrics["mpjpe_cm"], abs=0.006)
     assert float(baseline.split()[2]) == pytest.approx(result.baseline["mpjpe_cm"], abs=0.006)

@@ -1,7 +1,6 @@
 """Recipes: every shipped one is valid, a wrong one is refused by name, and one runs from nothing to pictures."""
 
 import dataclasses
-import importlib.util
 import json
 import pathlib
 
@@ -9,21 +8,20 @@ import jax
 import numpy as np
 import pytest
 
-from epfv2_jax import auto_label
-from epfv2_jax.checkpoints import checkpoint
+from epfv2_jax import checkpoints, models
 from epfv2_jax.core import config as config_lib
-from epfv2_jax.experiment import experiment
+from epfv2_jax.core import sharding
+from epfv2_jax.experiment import auto_label, build, data, score, train
+from epfv2_jax.experiment import config as experiment
+from epfv2_jax.experiment import recipe as recipe_lib
+from epfv2_jax.geometry import layout, skeleton
 from epfv2_jax.testing.fakes import fake_batch
-from epfv2_jax.training import sharding
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "configs"
 
 
 def recipe(name, *args) -> dict:
-    spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(*args).to_dict()
+    return recipe_lib.read(":".join([str(CONFIGS / f"{name}.py"), *args]))
 
 
 SHIPPED = [
@@ -39,7 +37,7 @@ SHIPPED = [
 
 
 def test_every_shipped_recipe_is_in_the_list():
-    assert {path.stem for path in CONFIGS.glob("*.py")} == {name for name, *_ in SHIPPED} | {"als_quickstart"}
+    assert {path.stem for path in CONFIGS.glob("*.py")} == {name for name, *_ in SHIPPED} | {"als_quickstart", "common"}
 
 
 def test_the_shipped_auto_labelling_recipe_is_valid():
@@ -47,7 +45,7 @@ def test_the_shipped_auto_labelling_recipe_is_valid():
     students = auto_label.students(config.student)
     assert len({student.output_dir for student in students.values()}) == 3
     assert {student.step.steps for student in students.values()} == {config.student.step.steps}
-    assert students["without_als"].data.pseudo is None and students["als"].loss.distillation_weight == 0
+    assert students["without_als"].data.pseudo is None and students["als"].objective.distillation_weight == 0
     assert config.student.data.pseudo.directory == f"{config.unlabelled.directory}/{config.student.data.split}"
 
 
@@ -65,7 +63,7 @@ def test_shipped_recipes_are_valid(args):
         ({"optimiser": {}}, r"config\.optimiser: unknown key; did you mean optimizer"),
         ({"model": {"encoder": "resnet19"}}, r"config\.model: encoder: 'resnet19' is not one of .*'resnet18'"),
         ({"model": {"windw": 3}}, r"config\.model\.windw: unknown key; did you mean window"),
-        ({"data": {"batch_size": 0}}, r"config\.data: batch_size must be at least 1, got 0"),
+        ({"data": {"batch_size": 0}}, r"config\.data: batch_size: must be at least 1, got 0"),
         ({"step": {"steps": 1.5}}, r"config\.step\.steps: expected int, got 1.5"),
     ],
 )
@@ -93,9 +91,9 @@ def tiny(tmp_path) -> experiment.ExperimentConfig:
 @pytest.mark.slow
 def test_from_nothing_to_pictures_and_again(tmp_path):
     config = tiny(tmp_path)
-    experiment.prepare_data(config.dataset)
-    experiment.train(config)
-    result = experiment.evaluate(experiment.checkpoint_dir(config), config.dataset.directory, tmp_path / "evaluation")
+    data.prepare_data(config.dataset)
+    train.train(config)
+    result = score.evaluate(config.output_dir, config.dataset.directory, tmp_path / "evaluation")
     assert np.isfinite(result.metrics["mpjpe_cm"]) and np.isfinite(result.baseline["mpjpe_cm"])
     written = json.loads((tmp_path / "evaluation" / "metrics.json").read_text())
     assert written["metrics"]["mpjpe_cm"] == result.metrics["mpjpe_cm"]
@@ -104,23 +102,23 @@ def test_from_nothing_to_pictures_and_again(tmp_path):
     assert len(list((tmp_path / "evaluation").glob("worst*.png"))) == 2
 
     lines = (tmp_path / "run" / "metrics.jsonl").read_text()
-    experiment.prepare_data(config.dataset)
-    experiment.train(config)  # nothing is left to do
+    data.prepare_data(config.dataset)
+    train.train(config)  # nothing is left to do
     assert (tmp_path / "run" / "metrics.jsonl").read_text() == lines
 
 
 def test_data_that_is_nowhere_is_a_clear_error(tmp_path):
     dataset = experiment.DatasetConfig(directory=str(tmp_path / "a"), source_directory=str(tmp_path / "b"))
     with pytest.raises(ValueError, match=r"dataset.directory .*a does not exist, nor do zips .*b\); download"):
-        experiment.prepare_data(dataset)
+        data.prepare_data(dataset)
 
 
 def take_two_steps(config, image_size_hw, T):
     """Returns (state before, state after) two steps at batch 1: the first of the warm-up has learning rate zero."""
     mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
     batch = fake_batch(B=1, T=T, image_hw=image_size_hw)
-    trainable = experiment.build_trainable(config, mesh, batch.frames)
-    state = experiment.initial_state(config, trainable)
+    trainable = build.trainable_for(config, mesh, model_of(config), batch.frames)
+    state = build.initial_state(config, trainable)
     before = jax.device_get(state)
     for _ in range(2):
         state, metrics = trainable.step_fn(state, sharding.put_batch(batch, mesh), trainable.root_key())
@@ -129,11 +127,16 @@ def take_two_steps(config, image_size_hw, T):
     return before, jax.device_get(state)
 
 
+def model_of(config):
+    """Returns the model of a configuration for EgoBody3M's joints and views."""
+    return models.build(config.model, skeleton.EGOBODY3M, layout.EGOBODY3M)
+
+
 def trainable_of(config):
     """Returns (trainable on one device, a batch) of a configuration at reduced size."""
     batch = fake_batch(B=1, T=4, image_hw=(16, 16))
     mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
-    return experiment.build_trainable(config, mesh, batch.frames), sharding.put_batch(batch, mesh)
+    return build.trainable_for(config, mesh, model_of(config), batch.frames), sharding.put_batch(batch, mesh)
 
 
 def test_a_run_starts_from_imported_weights(tmp_path):
@@ -145,10 +148,10 @@ def test_a_run_starts_from_imported_weights(tmp_path):
         name: jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), tree["encoder"])
         for name, tree in (("params", start.params), ("batch_stats", start.batch_stats))
     }
-    checkpoint.save_encoder(tmp_path / "weights", "tiny", variables, {})
+    checkpoints.save_encoder(tmp_path / "weights", "tiny", variables, {})
     config = dataclasses.replace(config, encoder_weights=str(tmp_path / "weights"))
     trainable, _ = trainable_of(config)
-    state = experiment.initial_state(config, trainable)
+    state = build.initial_state(config, trainable)
     for tree, expected in (
         (state.params, variables["params"]),
         (state.ema_params, variables["params"]),
@@ -158,13 +161,13 @@ def test_a_run_starts_from_imported_weights(tmp_path):
     assert not moved(start.params["refinement_head"], state.params["refinement_head"])
 
     other = dataclasses.replace(config, model=dataclasses.replace(config.model, encoder="small"))
-    with pytest.raises(ValueError, match=r"holds 'tiny', but model\.encoder is 'small'"):
-        experiment.initial_state(other, trainable)
+    with pytest.raises(ValueError, match=r"holds 'tiny', but the model's encoder is 'small'"):
+        build.initial_state(other, trainable_of(other)[0])
     wider = dataclasses.replace(config, encoder_weights=str(tmp_path / "wider"))
     variables["params"]["conv1"]["kernel"] = np.zeros((7, 7, 3, 32), np.float32)
-    checkpoint.save_encoder(tmp_path / "wider", "tiny", variables, {})
-    with pytest.raises(ValueError, match="params are not those of the model's encoder"):
-        experiment.initial_state(wider, trainable)
+    checkpoints.save_encoder(tmp_path / "wider", "tiny", variables, {})
+    with pytest.raises(ValueError, match="params do not fit the model's encoder"):
+        build.initial_state(wider, trainable)
 
 
 @pytest.mark.slow

@@ -1,7 +1,6 @@
 """The students' recipes: valid, one chain with the teacher's, fair beside the runs without one, and they train."""
 
 import dataclasses
-import importlib.util
 import pathlib
 import re
 
@@ -9,23 +8,19 @@ import jax
 import numpy as np
 import pytest
 
-from epfv2_jax.experiment import experiment
+from epfv2_jax import models
+from epfv2_jax.core import sharding
+from epfv2_jax.experiment import build, recipe
+from epfv2_jax.experiment import config as experiment
+from epfv2_jax.geometry import layout, skeleton
 from epfv2_jax.testing.fakes import fake_batch, fake_predictions
-from epfv2_jax.training import sharding
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "configs"
 WITHOUT_TEACHER = {"resnet18": "egobody3m_resnet18", "mobilenetv4": "egobody3m_mobilenetv4"}
 
 
-def load(name):
-    spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def parse(name, *args) -> experiment.ExperimentConfig:
-    return experiment.parse(load(name).get_config(*args).to_dict())
+    return recipe.load(experiment.ExperimentConfig, ":".join([str(CONFIGS / f"{name}.py"), *args]))
 
 
 @pytest.mark.parametrize("variant", WITHOUT_TEACHER)
@@ -36,7 +31,7 @@ def test_a_student_differs_from_the_run_without_a_teacher_in_the_teacher_alone(v
         output_dir=other.output_dir,
         data=dataclasses.replace(student.data, pseudo=None),
         augment=other.augment,
-        loss=other.loss,
+        objective=other.objective,
     )
     assert alike == other
     for name in ("brightness", "contrast", "gamma", "noise", "blur_px", "erase", "view_dropout"):
@@ -45,11 +40,11 @@ def test_a_student_differs_from_the_run_without_a_teacher_in_the_teacher_alone(v
 
 def test_the_chain_of_commands_names_the_files_of_the_recipes():
     student, teacher = parse("student_egobody3m"), parse("teacher_dinov3_vit")
-    text = load("student_egobody3m").__doc__
-    ((records, labels),) = re.findall(r"--records (\S+) --out (\S+)\"", text)
-    (checkpoints,) = re.findall(r"--teacher (\S+)\"", text)
+    text = (CONFIGS / "student_egobody3m.py").read_text()
+    ((records, labels),) = re.findall(r"--data (\S+) --out (\S+)\"", text)
+    (checkpoints,) = re.findall(r"--checkpoint (\S+)\"", text)
     assert (records, labels) == (student.data.pseudo.directory, student.data.pseudo.labels)
-    assert checkpoints == str(experiment.checkpoint_dir(teacher))
+    assert checkpoints == teacher.output_dir
     assert student.dataset == teacher.dataset
 
 
@@ -65,11 +60,12 @@ def test_a_student_takes_two_steps_on_true_and_pseudo_labels(variant):
     config = parse("student_egobody3m", variant)
     batch = fake_batch(B=2, T=2, image_hw=(32, 32))
     teacher = fake_predictions(batch)
-    targets = batch.targets.replace(pseudo=np.array([False, True]), cholesky_m=teacher.cholesky_m)
+    targets = batch.targets.replace(pseudo=np.array([False, True]), cholesky_m=teacher.distribution.cholesky_m)
     batch = batch.replace(targets=targets)
     mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
-    trainable = experiment.build_trainable(config, mesh, batch.frames)
-    state = experiment.initial_state(config, trainable)
+    model = models.build(config.model, skeleton.EGOBODY3M, layout.EGOBODY3M)
+    trainable = build.trainable_for(config, mesh, model, batch.frames)
+    state = build.initial_state(config, trainable)
     before = jax.device_get(state.params)
     for _ in range(2):
         state, metrics = trainable.step_fn(state, sharding.put_batch(batch, mesh), trainable.root_key())

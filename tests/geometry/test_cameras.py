@@ -293,10 +293,10 @@ def test_stack_refuses_mixed_models():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(focal_px=(0.0, 1.0)), "focal_px: must be positive"),
-        (dict(k=K[:4]), "k: expected 6"),
-        (dict(p=(np.nan, 0.0)), "p: every number must be finite"),
-        (dict(size_px=(-1, 5)), "size_px: must be positive"),
+        (dict(focal_px=(0.0, 1.0)), "camera focal_px: must be above 0, got 0.0"),
+        (dict(k=K[:4]), "camera k: expected 6"),
+        (dict(p=(np.nan, 0.0)), r"camera p: holds values that are not finite; got \[nan, 0.0\]"),
+        (dict(size_px=(-1, 5)), "camera size_px: must be above 0, got -1.0"),
     ],
 )
 def test_impossible_cameras_are_refused(changes, message):

@@ -7,94 +7,156 @@ import numpy as np
 import pytest
 import scipy.spatial.transform as sst
 
-from epfv2_jax.geometry import kinematics, skeleton
+from epfv2_jax.geometry import kinematics
+from epfv2_jax.geometry.skeleton import EGOBODY3M as SKELETON
+from epfv2_jax.geometry.skeleton import JointGroup, Skeleton
+
+TREES = ("egobody3m", "star", "chain", "shuffled")
+
+
+def tree(name: str) -> tuple[int, ...]:
+    """Parents of trees of different sizes."""
+    return {
+        "egobody3m": SKELETON.parents,
+        "star": (-1, -1, -1),
+        "chain": (1, 2, 3, -1),
+        "shuffled": (4, -1, 1, 4, 2, 0, -1),
+    }[name]
+
+
+def fk(root_rotation, root_position_m, joint_rotations, offsets_m):
+    """Returns the joints alone, of the skeleton of EgoBody3M."""
+    return kinematics.forward_kinematics(SKELETON.parents, root_rotation, root_position_m, joint_rotations, offsets_m)[
+        0
+    ]
+
+
+def _random_pose(seed: int, num_joints: int, frames: int, dtype=np.float32):
+    rng = np.random.default_rng(seed)
+    rotations = sst.Rotation.from_rotvec(rng.normal(scale=0.5, size=(frames * num_joints, 3))).as_matrix()
+    roots = sst.Rotation.random(frames, random_state=seed).as_matrix()
+    arrays = (
+        *(roots, rng.normal(size=(frames, 3)), rotations.reshape(frames, num_joints, 3, 3)),
+        rng.normal(scale=0.3, size=(frames, num_joints, 3)),
+    )
+    return tuple(x.astype(dtype) for x in arrays)
 
 
 def _random_body(seed=0, frames=3):
-    rng = np.random.default_rng(seed)
-    J = skeleton.NUM_JOINTS
-    rotations = sst.Rotation.from_rotvec(rng.normal(scale=0.5, size=(frames * J, 3))).as_matrix()
-    roots = sst.Rotation.random(frames, random_state=seed).as_matrix()
-    offsets = np.asarray(kinematics.joint_offsets(jnp.asarray(rng.uniform(0.8, 1.2, (1, J)), jnp.float32)))
-    arrays = (roots, rng.normal(size=(frames, 3)), rotations.reshape(frames, J, 3, 3), np.repeat(offsets, frames, 0))
-    return tuple(x.astype(np.float32) for x in arrays)
+    *pose, _ = _random_pose(seed, SKELETON.num_joints, frames)
+    scales = np.random.default_rng(seed).uniform(0.8, 1.2, (1, SKELETON.num_joints))
+    offsets = np.asarray(kinematics.joint_offsets(SKELETON, jnp.asarray(scales, jnp.float32)))
+    return *pose, np.repeat(offsets, frames, 0)
 
 
-def _naive(root_rotation, root_position, joint_rotations, offsets):
+def _naive(parents, root_rotation, root_position, joint_rotations, offsets):
     positions, rotations = {-1: root_position}, {-1: root_rotation}
 
     def visit(joint):
         if joint not in positions:
-            parent = skeleton.PARENTS[joint]
+            parent = parents[joint]
             visit(parent)
             positions[joint] = positions[parent] + rotations[parent] @ offsets[joint]
             rotations[joint] = rotations[parent] @ joint_rotations[joint]
-        return positions[joint]
 
-    return np.stack([visit(j) for j in range(skeleton.NUM_JOINTS)])
-
-
-def test_levels_equal_a_naive_walk_of_the_tree():
-    body = _random_body()
-    joints = kinematics.forward_kinematics(*body)
-    for t in range(3):
-        np.testing.assert_allclose(joints[t], _naive(*(x[t] for x in body)), atol=1e-5)
+    for j in range(len(parents)):
+        visit(j)
+    return tuple(np.stack([values[j] for j in range(len(parents))]) for values in (positions, rotations))
 
 
-def test_levels_hold_every_joint_below_its_parent():
-    depth = {-1: -1}
-    for level, joints in enumerate(skeleton.DEPTH_LEVELS):
-        depth.update(dict.fromkeys(joints, level))
-    assert sorted(depth) == list(range(-1, skeleton.NUM_JOINTS))
-    assert all(depth[skeleton.PARENTS[j]] == depth[j] - 1 for j in range(skeleton.NUM_JOINTS))
+@pytest.mark.parametrize("name", TREES)
+def test_numpy_and_jax_equal_a_naive_walk_of_any_tree(name):
+    parents = tree(name)
+    pose = _random_pose(1, len(parents), frames=3, dtype=np.float64)
+    expected = [np.stack(x) for x in zip(*(_naive(parents, *(x[t] for x in pose)) for t in range(3)), strict=True)]
+    on_host = kinematics.forward_kinematics(parents, *pose)
+    on_device = kinematics.forward_kinematics(parents, *(jnp.asarray(x, jnp.float32) for x in pose))
+    for host, device, value in zip(on_host, on_device, expected, strict=True):
+        assert isinstance(host, np.ndarray) and host.dtype == np.float64
+        assert isinstance(device, jax.Array) and device.dtype == jnp.float32
+        np.testing.assert_allclose(host, value, atol=1e-12)
+        np.testing.assert_allclose(device, value, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_local_rotations_undo_forward_kinematics(name):
+    parents = tree(name)
+    root_rotation, root_position_m, local, offsets_m = _random_pose(2, len(parents), frames=3, dtype=np.float64)
+    _, rotations = kinematics.forward_kinematics(parents, root_rotation, root_position_m, local, offsets_m)
+    np.testing.assert_allclose(kinematics.local_rotations(parents, root_rotation, rotations), local, atol=1e-12)
+
+
+@pytest.mark.parametrize("parents", [(1, 0), (0,), (-1, 5), (-1, -2)])
+def test_parents_that_are_not_a_tree_are_refused(parents):
+    pose = _random_pose(0, len(parents), frames=1)
+    with pytest.raises(ValueError, match=r"parents: joints .* do not hang on the root"):
+        kinematics.forward_kinematics(parents, *pose)
 
 
 def test_bone_lengths_do_not_depend_on_the_pose():
     a, b = _random_body(0), _random_body(1)
     offsets = a[3]
-    lengths = [kinematics.bone_lengths(kinematics.forward_kinematics(*body[:3], offsets)) for body in (a, b)]
+    lengths = [kinematics.bone_lengths(SKELETON, fk(*body[:3], offsets)) for body in (a, b)]
     np.testing.assert_allclose(lengths[0], lengths[1], atol=1e-5)
     np.testing.assert_allclose(lengths[0][:, 3], np.linalg.norm(offsets[:, 3], axis=-1), atol=1e-5)
 
 
 def test_bone_lengths_have_finite_gradients_where_joints_coincide():
-    joints = jnp.zeros((skeleton.NUM_JOINTS, 3))
-    assert np.isfinite(jax.grad(lambda x: kinematics.bone_lengths(x).sum())(joints)).all()
+    joints = jnp.zeros((SKELETON.num_joints, 3))
+    assert np.isfinite(jax.grad(lambda x: kinematics.bone_lengths(SKELETON, x).sum())(joints)).all()
 
 
 def test_fit_rebuilds_a_body_of_constant_bones():
-    joints = np.asarray(kinematics.forward_kinematics(*_random_body(2, frames=6)))
-    body = kinematics.fit_body(joints)
-    np.testing.assert_allclose(_rebuild(body), joints, atol=2e-5)
+    joints = np.asarray(fk(*_random_body(2, frames=6)))
+    body = kinematics.fit_body(SKELETON, joints)
+    np.testing.assert_allclose(_rebuild(SKELETON, body), joints, atol=2e-5)
+
+
+def test_fit_rebuilds_a_body_of_another_skeleton():
+    other = Skeleton(
+        name="other",
+        joint_names=("knee", "left", "right", "head", "left_toe", "right_toe"),
+        parents=(2, -1, -1, -1, 0, 0),
+        mirror=(0, 2, 1, 3, 5, 4),
+        root_between=(1, 2),
+        groups=(JointGroup(name="all", joints=(0, 1, 2, 3, 4, 5)),),
+        rest_offsets_m=((0, -0.4, 0), (0.1, 0, 0), (-0.1, 0, 0), (0, 0.5, 0.1), (0.1, -0.3, 0.2), (-0.1, -0.3, 0.1)),
+        rest_root_headset_m=(0.0, 0.0, 0.0),
+    )
+    *pose, drawn_m = _random_pose(3, other.num_joints, frames=8, dtype=np.float64)
+    joints, _ = kinematics.forward_kinematics(
+        other.parents, *pose, np.broadcast_to(other.rest_offsets_m, drawn_m.shape)
+    )
+    np.testing.assert_allclose(_rebuild(other, kinematics.fit_body(other, joints)), joints, atol=1e-5)
 
 
 def test_fit_refuses_bad_input():
-    with pytest.raises(ValueError, match="not empty"):
-        kinematics.fit_body(np.zeros((0, 26, 3)))
-    with pytest.raises(ValueError, match="finite"):
-        kinematics.fit_body(np.full((1, 26, 3), np.nan))
+    with pytest.raises(ValueError, match=r"joints to fit: expected \(any, 26, 3\) floating, got \(2, 5, 3\)"):
+        kinematics.fit_body(SKELETON, np.zeros((2, 5, 3)))
+    with pytest.raises(ValueError, match="joints to fit, number of frames: must be at least 1"):
+        kinematics.fit_body(SKELETON, np.zeros((0, 26, 3)))
+    with pytest.raises(ValueError, match="joints to fit: holds values that are not finite; drop those frames"):
+        kinematics.fit_body(SKELETON, np.full((1, 26, 3), np.nan))
 
 
 def test_fit_reproduces_the_real_sample_below_half_a_millimetre(shared_data):
     with zipfile.ZipFile(shared_data / "egobody3m_sample" / "603778748449547.metadata.zip") as archive:
         frames = [json.loads(archive.read(name)) for name in sorted(archive.namelist()) if name.endswith(".json")]
     joints_world_m = np.array([frame["joint_positions_world_cm"] for frame in frames]) / 100
-    body = kinematics.fit_body(joints_world_m)
-    err_cm = 100 * np.linalg.norm(_rebuild(body) - joints_world_m, axis=-1)
+    body = kinematics.fit_body(SKELETON, joints_world_m)
+    err_cm = 100 * np.linalg.norm(_rebuild(SKELETON, body) - joints_world_m, axis=-1)
     assert err_cm.max() < 0.05
 
 
-def _rebuild(body: kinematics.FittedBody) -> np.ndarray:
-    frames = body.root_position_m.shape[0]
-    offsets = np.broadcast_to(body.offsets_m, (frames, *body.offsets_m.shape))
-    return np.asarray(
-        kinematics.forward_kinematics(body.root_rotation, body.root_position_m, body.joint_rotations, offsets)
-    )
+def _rebuild(skeleton: Skeleton, body: kinematics.FittedBody) -> np.ndarray:
+    offsets_m = np.broadcast_to(body.offsets_m, body.joint_rotations.shape[:-1])
+    pose = (body.root_rotation, body.root_position_m, body.joint_rotations)
+    return kinematics.forward_kinematics(skeleton.parents, *pose, offsets_m)[0]
 
 
 def test_compiles_under_several_leading_axes():
     arrays = _random_body(frames=6)
     nested = [x.reshape(2, 3, *x.shape[1:]) for x in arrays]
-    many = jax.jit(kinematics.forward_kinematics)(*nested)
-    one = kinematics.forward_kinematics(*arrays)
+    many = jax.jit(fk)(*nested)
+    one = fk(*arrays)
     np.testing.assert_allclose(many.reshape(one.shape), one, atol=1e-5)

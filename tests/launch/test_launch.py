@@ -1,7 +1,6 @@
 """The files in launch/, without any cluster: rendered, and their shell run with stand-ins for what schedulers bring."""
 
 import itertools
-import json
 import os
 import pathlib
 import re
@@ -15,9 +14,11 @@ import time
 
 import pytest
 
-from epfv2_jax import convert, pseudo_label
-from epfv2_jax.core import multihost, tasks
-from epfv2_jax.data import conversion
+from epfv2_jax import convert, dry_run, pseudo_label, train
+from epfv2_jax.core import exits, tasks
+from epfv2_jax.data.conversion import convert as conversion
+from epfv2_jax.experiment import recipe
+from epfv2_jax.experiment.config import ExperimentConfig
 
 yaml = pytest.importorskip("yaml")
 
@@ -29,7 +30,7 @@ RUNBOOK = (ROOT / "docs/pods.md").read_text()
 NEEDED = {"PROJECT": "some-project", "SHARE": "10.0.0.2:/share"}
 # What the scheduler brings, and the shell.
 BROUGHT = {"SLURM_JOB_ID", "SLURM_CPUS_PER_TASK"}
-DONE, ERROR, PREEMPTED, BAD_ROWS = 0, 1, multihost.EXIT_PREEMPTED, pseudo_label.EXIT_BAD_ROWS
+DONE, ERROR, PREEMPTED, BAD_ROWS = exits.DONE, exits.ERROR, exits.PREEMPTED, exits.PARTIAL
 
 
 def variables(name: str) -> dict[str, str]:
@@ -269,8 +270,8 @@ def test_label_job_gives_each_index_a_share_and_each_machine_its_own_chips():
     assert pod["restartPolicy"] == "Never" and container["resources"]["limits"] == {"google.com/tpu": 4}
     environment = {entry["name"]: entry["value"] for entry in container["env"]}
     assert all(isinstance(value, str) for value in environment.values())
-    for name, value in environment.items():  # as the module's help says
-        assert f"{name}={value}" in pseudo_label.__doc__
+    for name, value in environment.items():  # as the runbook says
+        assert f"{name}={value}" in RUNBOOK
     assert "--engine index" in container["args"][0] and "--count 64" in container["args"][0]
     assert tasks.index_from_environment({"JOB_COMPLETION_INDEX": "63"}, 64) == (63, 64)
 
@@ -435,23 +436,16 @@ def test_label_commands_are_accepted():
     verbs = [arguments[0] for arguments in commands]
     assert {"plan", "run", "status", "verify"} <= set(verbs) and verbs.count("run") == 2
     for arguments in commands:
-        pseudo_label._parser().parse_args(arguments)
+        pseudo_label.parser().parse_args(arguments)
 
 
-@pytest.mark.parametrize("module, least", [("train", 4), ("dry_run", 1)])
-def test_train_commands_are_accepted(module, least):
-    commands = commands_of(f"epfv2_jax.{module}")
+@pytest.mark.parametrize("module, least", [(train, 4), (dry_run, 1)])
+def test_train_commands_are_accepted(module, least, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    commands = commands_of(module.__name__)
     assert len(commands) >= least
-    # Of its own: flags are one set for a process.
-    code = (
-        f"import json, sys\nfrom absl import flags\nfrom epfv2_jax.experiment import experiment\nfrom epfv2_jax import {module}\n"
-        "for command in json.loads(sys.argv[1]):\n"
-        "    flags.FLAGS.unparse_flags()\n"
-        "    assert flags.FLAGS(['main', *command]) == ['main'], command\n"
-        "    experiment.parse(flags.FLAGS.config.to_dict())\n"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    subprocess.run([sys.executable, "-c", code, json.dumps(commands)], cwd=ROOT, env=environment, check=True)
+    for arguments in commands:
+        recipe.from_arguments(ExperimentConfig, module.parser().parse_args(arguments))
 
 
 def test_convert_command_is_accepted(monkeypatch, capsys):
@@ -461,9 +455,7 @@ def test_convert_command_is_accepted(monkeypatch, capsys):
     monkeypatch.setattr(conversion, "convert", called)
     monkeypatch.setenv("JOB_COMPLETION_INDEX", "3")
     (arguments,) = commands_of("epfv2_jax.convert")
-    monkeypatch.setattr(sys, "argv", ["convert", *arguments, "--count", "4"])
-    with pytest.raises(SystemExit):
-        convert.main()
+    assert convert.main([*arguments, "--count", "4"]) == exits.ERROR
     assert "arrived" in capsys.readouterr().err
 
 
@@ -476,7 +468,7 @@ def test_the_runbook_labels_on_queued_resources(gcloud, code, expected):
     gcloud.write(gcloud.folder / ".venv/bin/python", f'echo "python $TPU_VISIBLE_CHIPS $*" >> "$LOG"\nexit {code}')
     assert gcloud.run("bash", "-c", block, **NEEDED, SETUP="true", DIRECTORY=str(gcloud.folder)) == expected
     calls = gcloud.calls("python")
-    shares = [pseudo_label._parser().parse_args(shlex.split(call)[4:]) for call in calls]
+    shares = [pseudo_label.parser().parse_args(shlex.split(call)[4:]) for call in calls]
     assert [(share.index, share.count) for share in shares] == [(1, 4), (2, 4)]
     assert all(call.startswith("python 0,1,2,3 ") for call in calls)
 

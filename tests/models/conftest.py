@@ -7,45 +7,51 @@ import numpy as np
 import pytest
 
 from epfv2_jax.geometry import cameras
-from epfv2_jax.models.epfv2 import model as epfv2
+from epfv2_jax.geometry.skeleton import EGOBODY3M
+from epfv2_jax.models.epfv2.model import EPFv2, EPFv2Config
 from epfv2_jax.structs import Frames, Rig
+from epfv2_jax.testing import fakes
 
-NUM_VIEWS = 2
+NUM_VIEWS = fakes.TWO_VIEWS.num_views
 SIZE = 16
 
 
-def tiny_config(**changes) -> epfv2.ModelConfig:
+def tiny_config(**changes) -> EPFv2Config:
     """Returns a configuration of the tiny model; `changes` replace fields."""
     small = {
         "encoder": "small",
-        "num_views": NUM_VIEWS,
         "width": 16,
         "heads": 2,
         "ffn_width": 16,
         "head_width": 16,
         "window": 10,
     }
-    return epfv2.ModelConfig(**{**small, **changes})
+    return EPFv2Config(**{**small, **changes})
 
 
-def make_rig(batch: int) -> Rig:
+def tiny_model(**changes) -> EPFv2:
+    """Returns a model of `tiny_config` for two views and the joints of EgoBody3M."""
+    return EPFv2(tiny_config(**changes), EGOBODY3M, fakes.TWO_VIEWS)
+
+
+def make_rig(batch: int, num_views: int = NUM_VIEWS) -> Rig:
     """Returns fisheye cameras at the headset's sides that look down and forward, or down and back."""
     camera = cameras.fisheye62(
         focal_px=(5.0, 5.5), center_px=(7.5, 7.5), k=[0.05, -0.01, 0, 0, 0, 0], p=(1e-3, -1e-3), size_px=(SIZE, SIZE)
     )
-    T_cam_headset = np.zeros((NUM_VIEWS, 4, 4), np.float32)
-    for v, tilt in enumerate((0.3, -0.3)):
+    T_cam_headset = np.zeros((num_views, 4, 4), np.float32)
+    for v, tilt in enumerate((0.3, -0.3, 0.7, -0.7)[:num_views]):
         # Rows: camera x = wearer's right, camera y = forward-ish, camera z = down, turned by `tilt`.
         down = np.array([0, -np.cos(tilt), np.sin(tilt)])
         right = np.array([-1.0, 0, 0])
         T_cam_headset[v, :3, :3] = np.stack([right, np.cross(down, right), down])
         T_cam_headset[v, :3, 3] = -T_cam_headset[v, :3, :3] @ np.array([0.06 * (-1) ** v, 0.0, 0.05])
         T_cam_headset[v, 3, 3] = 1
-    rig = Rig(cameras=cameras.stack([camera] * NUM_VIEWS), T_cam_headset=T_cam_headset)
+    rig = Rig(cameras=cameras.stack([camera] * num_views), T_cam_headset=T_cam_headset)
     return jax.tree.map(lambda x: np.broadcast_to(x, (batch, *x.shape)).copy(), rig)
 
 
-def make_frames(batch: int, num_frames: int, seed: int = 0) -> Frames:
+def make_frames(batch: int, num_frames: int, seed: int = 0, num_views: int = NUM_VIEWS) -> Frames:
     """Returns random images seen by a headset on a smooth random walk; all valid, no gaps."""
     rng = np.random.default_rng(seed)
     angle = np.cumsum(rng.normal(0, 0.05, (batch, num_frames)), axis=1)
@@ -56,10 +62,10 @@ def make_frames(batch: int, num_frames: int, seed: int = 0) -> Frames:
     walk = np.cumsum(rng.normal(0, 0.02, (batch, num_frames, 3)), axis=1)
     T_world_headset[..., :3, 3] = walk + np.array([0.0, 1.6, 0.0])
     return Frames(
-        images=rng.integers(0, 255, (batch, num_frames, NUM_VIEWS, SIZE, SIZE), np.uint8),
-        rig=make_rig(batch),
+        images=rng.integers(0, 255, (batch, num_frames, num_views, SIZE, SIZE), np.uint8),
+        rig=make_rig(batch, num_views),
         T_world_headset=T_world_headset,
-        view_valid=np.ones((batch, num_frames, NUM_VIEWS), bool),
+        view_valid=np.ones((batch, num_frames, num_views), bool),
         frame_valid=np.ones((batch, num_frames), bool),
         frame_gap=np.ones((batch, num_frames), np.int32),
     )
@@ -69,26 +75,6 @@ def time_slice(frames: Frames, start: int, stop: int) -> Frames:
     """Returns frames start ... stop - 1 of the clips."""
     sliced = jax.tree.map(lambda x: x[:, start:stop], frames.replace(rig=None))
     return sliced.replace(rig=frames.rig)
-
-
-def random_variables(model: epfv2.EPFv2, seed: int = 0):
-    """Returns variables as after some training: also the heads' last layers, which start near zero, are random.
-
-    Drawn by numpy: compiling `init` takes longer than most tests.
-    """
-    rng = np.random.default_rng(seed)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), make_frames(1, 1))
-
-    def draw(path, leaf):
-        name = path[-1].key
-        if name in ("scale", "var"):
-            return rng.uniform(0.5, 1.5, leaf.shape).astype(leaf.dtype)
-        std = 0.1 if name in ("bias", "mean") else (leaf.shape[-1] / leaf.size) ** 0.5
-        if "last" in jax.tree_util.keystr(path):
-            std = 0.03
-        return rng.normal(0, std, leaf.shape).astype(leaf.dtype)
-
-    return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 class Tiny:
@@ -101,8 +87,8 @@ class Tiny:
         """Returns (model, variables, step); step(variables, frames, state) is compiled once per chunk length."""
         config = tiny_config(**changes)
         if config not in self._made:
-            model = epfv2.EPFv2(config)
-            variables = random_variables(model)
+            model = tiny_model(**changes)
+            variables = fakes.random_variables(model, make_frames(1, 1))
             step = jax.jit(lambda v, frames, state: model.apply(v, frames, state, method="step"))
             self._made[config] = (model, variables, step)
         return self._made[config]
@@ -118,5 +104,9 @@ def tiny() -> Tiny:
 def helpers():
     """The functions above, for tests that cannot import this file."""
     return types.SimpleNamespace(
-        make_frames=make_frames, make_rig=make_rig, time_slice=time_slice, tiny_config=tiny_config
+        make_frames=make_frames,
+        make_rig=make_rig,
+        time_slice=time_slice,
+        tiny_config=tiny_config,
+        tiny_model=tiny_model,
     )

@@ -6,15 +6,40 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from epfv2_jax import objectives
+from epfv2_jax.core import config as config_lib
 from epfv2_jax.core import linalg, masks
-from epfv2_jax.objectives import pose as losses
+from epfv2_jax.objectives import terms as losses
+from epfv2_jax.objectives.pose import PoseObjectiveConfig
 from epfv2_jax.testing import fakes
+from epfv2_jax.training import step
 
-CONFIG = losses.LossConfig()
+CONFIG = PoseObjectiveConfig()
 
-pose_loss = jax.jit(losses.pose_loss, static_argnums=3)
-loss_and_grad = jax.jit(jax.value_and_grad(losses.pose_loss, has_aux=True), static_argnums=3)
+
+def objective_value(predictions, batch, progress, config, counts=None):
+    """Returns the loss, by `counts` of a whole batch or its own, and (total, count) of every term."""
+    terms = objectives.build(config)(predictions, batch, progress)
+    return step.weighted_sum(terms, counts), {name: (term.total, term.count) for name, term in terms.items()}
+
+
+def counts_of(batch, config=CONFIG):
+    """The count of every term; they must not depend on predictions, so these are blank."""
+    blank = jax.tree.map(np.zeros_like, fakes.fake_predictions(batch))
+    return {name: term.count for name, term in jax.jit(objectives.build(config))(blank, batch, 0.0).items()}
+
+
+pose_loss = jax.jit(objective_value, static_argnums=3)
+loss_and_grad = jax.jit(jax.value_and_grad(objective_value, has_aux=True), static_argnums=3)
 nll_and_grad = jax.jit(jax.value_and_grad(losses.student_t_nll, argnums=(0, 1)), static_argnums=2)
+
+
+def cholesky_of(predictions):
+    return predictions.distribution.cholesky_m
+
+
+def with_cholesky(predictions, cholesky_m):
+    return predictions.replace(distribution=predictions.distribution.replace(cholesky_m=cholesky_m))
 
 
 def test_nll_is_scipys_density_up_to_a_constant():
@@ -99,7 +124,7 @@ def test_a_batch_without_anything_valid_costs_nothing():
 def test_parts_with_the_whole_counts_add_up_to_the_whole():
     batch = fakes.mask_some(fakes.fake_batch(B=4))
     predictions = fakes.fake_predictions(batch)
-    counts = losses.term_counts(batch)
+    counts = counts_of(batch)
     (whole, terms), whole_grads = loss_and_grad(predictions, batch, 0.3, CONFIG, counts)
     parts = []
     for i in range(4):
@@ -114,7 +139,7 @@ def test_parts_with_the_whole_counts_add_up_to_the_whole():
 
 def test_loss_is_the_weighted_sum_of_its_terms():
     batch = fakes.mask_some(fakes.fake_batch())
-    config = losses.LossConfig(position_weight=0.7, jerk_weight=0.4)
+    config = PoseObjectiveConfig(position_weight=0.7, jerk_weight=0.4)
     loss, terms = pose_loss(fakes.fake_predictions(batch), batch, 0.25, config)
     mean = {name: total / count for name, (total, count) in terms.items()}
     w_d = losses.mse_weight(0.25, config.mse_weight_floor)
@@ -125,7 +150,7 @@ def test_loss_is_the_weighted_sum_of_its_terms():
 
 def with_pseudo(batch, pseudo, seed=5):
     """The batch with the clips of the mask `pseudo` labelled by a teacher with some uncertainty of its own."""
-    cholesky = fakes.fake_predictions(batch, seed=seed).cholesky_m
+    cholesky = cholesky_of(fakes.fake_predictions(batch, seed=seed))
     return batch.replace(targets=batch.targets.replace(pseudo=np.asarray(pseudo), cholesky_m=cholesky))
 
 
@@ -133,7 +158,7 @@ def test_semi_supervised_loss_is_that_of_the_labelled_plus_that_of_the_pseudo_la
     batch = fakes.mask_some(fakes.fake_batch(B=4))
     predictions = fakes.fake_predictions(batch)
     mixed = with_pseudo(batch, [True, False, False, True])
-    config = losses.LossConfig(pseudo_weight=0.3, distillation_weight=0.0)
+    config = PoseObjectiveConfig(pseudo_weight=0.3, distillation_weight=0.0)
     loss, terms = pose_loss(predictions, mixed, 0.4, config)
     parts = []
     for clips in ([1, 2], [0, 3]):
@@ -148,30 +173,94 @@ def test_semi_supervised_loss_is_that_of_the_labelled_plus_that_of_the_pseudo_la
 def test_distillation_is_least_at_the_teachers_uncertainty_and_touches_pseudo_labelled_clips_only():
     mixed = with_pseudo(fakes.fake_batch(B=3), [True, False, True])
     predictions = fakes.fake_predictions(mixed)
-    config = losses.LossConfig(distillation_weight=0.5)
+    config = PoseObjectiveConfig(distillation_weight=0.5)
     (loss, terms), grads = loss_and_grad(predictions, mixed, 0.0, config)  # at progress 0 the likelihood has no weight
-    without = pose_loss(predictions, mixed, 0.0, losses.LossConfig(distillation_weight=0.0))[0]
+    without = pose_loss(predictions, mixed, 0.0, PoseObjectiveConfig(distillation_weight=0.0))[0]
     total, count = terms["distillation"]
     np.testing.assert_allclose(loss - without, 0.5 * total / count, rtol=1e-4)
     valid = np.array([True, False, True])[:, None, None] & mixed.targets.joint_valid
-    assert (np.asarray(grads.cholesky_m)[valid] != 0).any(axis=(-2, -1)).all()
-    assert (np.asarray(grads.cholesky_m)[~valid] == 0).all()
-    same = predictions.replace(cholesky_m=mixed.targets.cholesky_m)
+    assert (np.asarray(cholesky_of(grads))[valid] != 0).any(axis=(-2, -1)).all()
+    assert (np.asarray(cholesky_of(grads))[~valid] == 0).all()
+    same = with_cholesky(predictions, mixed.targets.cholesky_m)
     assert pose_loss(same, mixed, 0.0, config)[1]["distillation"][0] == 0
 
 
 def test_parts_of_a_mixed_batch_add_up_to_the_whole():
     mixed = with_pseudo(fakes.mask_some(fakes.fake_batch(B=4)), [False, True, True, False])
     predictions = fakes.fake_predictions(mixed)
-    counts = losses.term_counts(mixed)
-    whole, _ = pose_loss(predictions, mixed, 0.3, CONFIG, counts)
+    counts = counts_of(mixed)
+    (whole, terms), whole_grads = loss_and_grad(predictions, mixed, 0.3, CONFIG, counts)
+    np.testing.assert_allclose(whole, pose_loss(predictions, mixed, 0.3, CONFIG)[0], rtol=1e-6)
     parts = [jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], (predictions, mixed)) for i in range(4)]
-    np.testing.assert_allclose(sum(pose_loss(*part, 0.3, CONFIG, counts)[0] for part in parts), whole, rtol=1e-5)
+    parts = [loss_and_grad(*part, 0.3, CONFIG, counts) for part in parts]
+    np.testing.assert_allclose(sum(value for (value, _), _ in parts), whole, rtol=1e-5)
+    joined = jax.tree.map(lambda *leaves: np.concatenate(leaves), *[g for _, g in parts])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-8), joined, whole_grads)
+    summed = jax.tree.map(lambda *leaves: np.sum(leaves), *[t for (_, t), _ in parts])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), summed, terms)
+    assert terms["distillation"][1] > 0 and terms["pseudo_refined_jerk"][1] > 0
+
+
+def test_the_degrees_of_freedom_are_those_of_the_prediction():
+    batch = fakes.fake_batch()
+    predictions = fakes.fake_predictions(batch)
+    values = []
+    for nu in (4.0, 9.0):
+        stated = predictions.replace(distribution=predictions.distribution.replace(degrees_of_freedom=nu))
+        _, terms = pose_loss(stated, batch, 1.0, CONFIG)
+        valid = batch.frames.frame_valid[..., None] & batch.targets.joint_valid
+        delta = (predictions.joints_headset_m - batch.targets.joints_headset_m) / CONFIG.unit_m
+        nll = losses.student_t_nll(jnp.asarray(delta), jnp.asarray(cholesky_of(predictions)) / CONFIG.unit_m, nu)
+        np.testing.assert_allclose(terms["refined_nll"][0], np.asarray(nll)[valid].sum(), rtol=1e-4)
+        values.append(terms["refined_nll"][0])
+    assert abs(values[0] - values[1]) > 1
+
+
+def test_every_intermediate_pose_has_its_terms():
+    batch = fakes.fake_batch()
+    predictions = fakes.fake_predictions(batch)
+    truth, final = batch.targets.joints_headset_m, predictions.joints_headset_m
+    three = predictions.replace(intermediate_joints_m={"proposal": final, "layer_1": truth})
+    _, terms = pose_loss(three, batch, 0.5, CONFIG)
+    assert terms["layer_1_mse"][0] == 0 and terms["proposal_mse"] == terms["refined_mse"]
+    none, terms = pose_loss(predictions.replace(intermediate_joints_m={}), batch, 0.0, CONFIG)
+    np.testing.assert_allclose(
+        none,
+        terms["refined_mse"][0] / terms["refined_mse"][1] + 0.8 * terms["refined_jerk"][0] / terms["refined_jerk"][1],
+        rtol=1e-5,
+    )
+    assert not [name for name in terms if "proposal" in name]
+
+
+def test_a_teachers_uncertainty_is_wanted_where_it_is_used():
+    for predicts, weight, wanted in ((True, 0.1, True), (True, 0.0, False), (False, 0.1, False)):
+        objective = objectives.build(PoseObjectiveConfig(distillation_weight=weight))
+        assert objective.uses_teacher_uncertainty(predicts) == wanted
+        # What it says is what it does: without the teacher's uncertainty the terms are there, or are not asked for.
+        mixed = with_pseudo(fakes.fake_batch(B=2), [True, False])
+        mixed = mixed.replace(targets=mixed.targets.replace(cholesky_m=None))
+        predictions = fakes.fake_predictions(mixed)
+        predictions = predictions if predicts else predictions.replace(distribution=None)
+        if wanted:
+            with pytest.raises((AttributeError, ValueError, AssertionError)):
+                objective(predictions, mixed, 0.5)
+        else:
+            assert "distillation" not in objective(predictions, mixed, 0.5)
+
+
+@pytest.mark.parametrize("kind", objectives.OBJECTIVES)
+def test_every_objective_is_found_by_its_kind_and_is_static_under_jit(kind):
+    (one_of,) = objectives.ObjectiveConfig.__metadata__
+    config = one_of.convert({"kind": kind}, "objective")
+    assert one_of.config_class(kind, "objective")().kind == config.kind == kind
+    assert type(objectives.build(config)) is objectives.OBJECTIVES[kind]
+    assert one_of.convert(config_lib.to_mapping(config), "objective") == config
+    assert {objectives.build(config), objectives.build(config)} == {objectives.build(config)}
 
 
 def test_without_uncertainty_progress_does_not_matter():
     batch = fakes.fake_batch()
-    predictions = fakes.fake_predictions(batch).replace(cholesky_m=None)
+    predictions = fakes.fake_predictions(batch).replace(distribution=None)
     values = [pose_loss(predictions, batch, p, CONFIG) for p in (0.0, 1.0)]
     assert values[0][0] == values[1][0]
     assert "refined_nll" not in values[0][1]
@@ -234,14 +323,13 @@ def test_order_of_clips_and_joints_does_not_matter():
         ("position_weight", -1.0),
         ("jerk_weight", float("nan")),
         ("distillation_weight", -1.0),
-        ("nll_degrees_of_freedom", 0.0),
         ("unit_m", float("inf")),
         ("mse_weight_floor", 1.5),
     ],
 )
 def test_bad_config_names_the_field(field, value):
     with pytest.raises(ValueError, match=field):
-        losses.LossConfig(**{field: value})
+        PoseObjectiveConfig(**{field: value})
 
 
 def test_eight_devices_give_the_loss_and_gradient_of_one():

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from epfv2_jax.profiling import cost as accounting
+from epfv2_jax.profiling import cost
 from epfv2_jax.profiling.cost import Collective, compiled_cost
 
 
@@ -121,7 +121,7 @@ def test_memory_with_donation():
     assert kept.peak_bytes - donated.peak_bytes == 4096
 
 
-def cost_of_text(*instructions: str, computations: str = "") -> accounting.CompiledCost:
+def cost_of_text(*instructions: str, computations: str = "") -> cost.CompiledCost:
     """The cost of a program as another backend writes it, of which only the text is at hand."""
     text = "\n  ".join((f"{computations}\nENTRY %main (a: f32[1]) -> f32[1] {{", *instructions)) + "\n}\n"
     sizes = ("argument", "output", "alias", "temp", "generated_code")
@@ -152,9 +152,9 @@ def test_loops_of_tpu_programs_count_by_their_condition_and_step(step, trips):
 }
 """
     loop = "ROOT %w.1 = (s32[], f32[8,16]{1,0:T(8,128)}) while(%a), condition=%condition, body=%body"
-    cost = cost_of_text(loop, computations=computations.replace("STEP", str(step)))
-    assert cost.flops == trips * 2 * 8 * 16 * 16
-    assert cost.collectives == {"all-reduce": Collective(count=trips, bytes=trips * 8 * 16 * 4)}
+    found = cost_of_text(loop, computations=computations.replace("STEP", str(step)))
+    assert found.flops == trips * 2 * 8 * 16 * 16
+    assert found.collectives == {"all-reduce": Collective(count=trips, bytes=trips * 8 * 16 * 4)}
 
 
 def test_library_calls_of_gpu_programs():
@@ -182,20 +182,20 @@ def test_library_calls_of_gpu_programs():
 
 
 def test_bytes_of_collectives_that_start_and_end_apart():
-    cost = cost_of_text(
+    found = cost_of_text(
         "%a = bf16[4,16]{1,0} parameter(0)",
         "%g = (bf16[4,16]{1,0}, bf16[32,16]{1,0}) all-gather-start(%a), dimensions={0}",
         "%h = bf16[32,16]{1,0} all-gather-done(%g)",
         "%s = bf16[4,16]{1,0} reduce-scatter(%h), dimensions={0}, to_apply=%sum",
     )
     whole = 32 * 16 * 2
-    assert cost.collectives == {"all-gather": Collective(1, whole), "reduce-scatter": Collective(1, whole)}
+    assert found.collectives == {"all-gather": Collective(1, whole), "reduce-scatter": Collective(1, whole)}
 
 
 def test_chips_are_known_by_their_kind():
-    assert accounting.chip_of("TPU v5 lite").name == "v5e"
-    assert accounting.chip_of("TPU v5").name == accounting.chip_of("TPU v5p").name == "v5p"
-    assert accounting.chip_of("TPU v6 lite").name == "v6e"
-    assert accounting.chip_of("NVIDIA H100 80GB HBM3").name == "H100"
-    assert accounting.chip_of("cpu") is None
-    assert all(chip.name == name for name, chip in accounting.CHIPS.items())
+    assert cost.chip_of("TPU v5 lite").name == "v5e"
+    assert cost.chip_of("TPU v5").name == cost.chip_of("TPU v5p").name == "v5p"
+    assert cost.chip_of("TPU v6 lite").name == "v6e"
+    assert cost.chip_of("NVIDIA H100 80GB HBM3").name == "H100"
+    assert cost.chip_of("cpu") is None
+    assert all(chip.name == name for name, chip in cost.CHIPS.items())

@@ -1,5 +1,6 @@
 """Augmentation: the flip mirrors everything, and the random parts are per clip, in range and reproducible."""
 
+import dataclasses
 import functools
 
 import jax
@@ -10,12 +11,25 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from epfv2_jax import structs
 from epfv2_jax.data import rig
-from epfv2_jax.geometry import cameras, skeleton, transforms
-from epfv2_jax.training.augment import AugmentConfig, augment, flip_left_right, to_float
+from epfv2_jax.geometry import cameras, transforms
+from epfv2_jax.geometry import layout as layouts
+from epfv2_jax.geometry.skeleton import EGOBODY3M, Skeleton
+from epfv2_jax.testing import fakes
+from epfv2_jax.training import augment as augment_lib
+from epfv2_jax.training.augment import AugmentConfig, to_float
 
 B, T, V, H, W = 8, 3, 4, 12, 16
 OFF = dict(brightness=0.0, contrast=0.0, gamma=0.0, noise=0.0, blur_px=0.0, flip=0.0, view_dropout=0.0, erase=0.0)
 KEY = jax.random.key(7)
+
+
+def augment(key, batch, config):
+    return augment_lib.augment(key, batch, config, EGOBODY3M, layouts.EGOBODY3M)
+
+
+def flip_left_right(batch):
+    return augment_lib.flip_left_right(batch, EGOBODY3M, layouts.EGOBODY3M)
+
 
 run = jax.jit(augment, static_argnums=2)
 
@@ -29,7 +43,7 @@ def make_batch() -> structs.Batch:
     q = np.linalg.qr(rng.normal(size=(B, T, 3, 3)))[0]
     T_world_headset[..., :3, :3] = q * np.linalg.det(q)[..., None, None]
     T_world_headset[..., :3, 3] = rng.normal(size=(B, T, 3))
-    one = rig.upright(rig.default_rig(), (H, W))
+    one = rig.upright(rig.default_rig(), layouts.EGOBODY3M, (H, W))
     frames = structs.Frames(
         images=images.astype(np.uint8),
         rig=jax.tree.map(lambda leaf: np.tile(leaf, (B,) + (1,) * leaf.ndim), one),
@@ -39,8 +53,8 @@ def make_batch() -> structs.Batch:
         frame_gap=np.ones((B, T), np.int32),
     )
     targets = structs.Targets(
-        joints_headset_m=rng.normal([0.0, -0.5, 0.5], 0.6, (B, T, skeleton.NUM_JOINTS, 3)),
-        joint_valid=(rng.random((B, T, skeleton.NUM_JOINTS)) > 0.1) & frame_valid[..., None],
+        joints_headset_m=rng.normal([0.0, -0.5, 0.5], 0.6, (B, T, EGOBODY3M.num_joints, 3)),
+        joint_valid=(rng.random((B, T, EGOBODY3M.num_joints)) > 0.1) & frame_valid[..., None],
     )
     batch = structs.Batch(frames=frames, targets=targets, clip_id=np.array([5, 3, 900, 12, 0, 7, 44, -1], np.int32))
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32 if leaf.dtype == np.float64 else None), batch)
@@ -77,7 +91,7 @@ def pixels(batch):
 def test_flipped_joints_fall_on_mirrored_pixels(batch):
     uv_px, valid = pixels(batch)
     mirrored_px, mirrored_valid = pixels(flip_left_right(batch))
-    order, mirror = list(rig.MIRRORED_VIEWS), list(skeleton.MIRROR)
+    order, mirror = list(layouts.EGOBODY3M.mirror), list(EGOBODY3M.mirror)
     uv_px, valid = uv_px[:, :, order][:, :, :, mirror], valid[:, :, order][:, :, :, mirror]
     assert valid.mean() > 0.3
     np.testing.assert_array_equal(mirrored_valid, valid)
@@ -87,17 +101,17 @@ def test_flipped_joints_fall_on_mirrored_pixels(batch):
 
 def test_flipped_images_are_mirrored_with_their_masks(batch):
     out = flip_left_right(batch)
-    order = list(rig.MIRRORED_VIEWS)
+    order = list(layouts.EGOBODY3M.mirror)
     np.testing.assert_array_equal(out.frames.images, batch.frames.images[:, :, order][..., ::-1])
     np.testing.assert_array_equal(out.frames.view_valid, batch.frames.view_valid[:, :, order])
-    np.testing.assert_array_equal(out.targets.joint_valid, batch.targets.joint_valid[..., list(skeleton.MIRROR)])
+    np.testing.assert_array_equal(out.targets.joint_valid, batch.targets.joint_valid[..., list(EGOBODY3M.mirror)])
 
 
 def test_flip_mirrors_the_world(batch):
     out = flip_left_right(batch)
     world = transforms.apply(batch.frames.T_world_headset, batch.targets.joints_headset_m)
     flipped = transforms.apply(out.frames.T_world_headset, out.targets.joints_headset_m)
-    expected = np.asarray(world)[..., list(skeleton.MIRROR), :] * [-1.0, 1.0, 1.0]
+    expected = np.asarray(world)[..., list(EGOBODY3M.mirror), :] * [-1.0, 1.0, 1.0]
     np.testing.assert_allclose(flipped, expected, atol=1e-6)
     transforms.check_rigid(np.asarray(out.frames.T_world_headset))
     transforms.check_rigid(np.asarray(out.frames.rig.T_cam_headset))
@@ -111,7 +125,7 @@ def test_flip_mirrors_the_teachers_covariance(batch):
     out = flip_left_right(mixed).targets.cholesky_m
     assert_close(jnp.triu(out, 1), jnp.zeros_like(out))
     M = np.diag([-1.0, 1.0, 1.0])
-    before = np.asarray(lower[:, :, list(skeleton.MIRROR)])
+    before = np.asarray(lower[:, :, list(EGOBODY3M.mirror)])
     covariance = M @ before @ before.swapaxes(-1, -2) @ M
     np.testing.assert_allclose(out @ jnp.swapaxes(out, -1, -2), covariance, atol=1e-5)
     assert_close(flip_left_right(flip_left_right(mixed)), mixed, atol=1e-6)
@@ -254,8 +268,8 @@ def test_blur_keeps_uniform_images_and_smooths_others(batch):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"flip": 1.5}, r"flip must be in \[0, 1\], got 1.5"),
-        ({"noise": -0.1}, "noise must be"),
+        ({"flip": 1.5}, r"flip: must be in \[0, 1\], got 1.5"),
+        ({"noise": -0.1}, "noise: must be at least 0"),
         ({"contrast": 2.0}, "contrast"),
     ],
 )
@@ -264,9 +278,43 @@ def test_config_refuses(changes, message):
         AugmentConfig(**changes)
 
 
-def test_flip_refuses_an_unknown_rig(batch):
-    two = jax.tree.map(lambda leaf: leaf, batch).replace(
-        frames=batch.frames.replace(view_valid=batch.frames.view_valid[..., :2])
+def test_flip_refuses_a_rig_without_mirror_partners(batch):
+    lone = dataclasses.replace(layouts.EGOBODY3M, name="lone", mirror=None)
+    with pytest.raises(ValueError, match=r"augment\.flip: .*'lone' \(left_side, .*\).*set augment\.flip to 0"):
+        augment_lib.flip_left_right(batch, EGOBODY3M, lone)
+    out = augment_lib.augment(KEY, batch, AugmentConfig(**OFF), EGOBODY3M, lone)  # not flipped, not refused
+    assert_close(out, to_float(batch), atol=1e-7)
+
+
+def test_flip_follows_the_rig_and_the_skeleton_that_are_given(batch):
+    def two_views(leaf, axis):
+        return jax.lax.slice_in_dim(leaf, 0, 2, axis=axis)
+
+    frames = batch.frames
+    narrow = batch.replace(
+        frames=frames.replace(
+            images=two_views(frames.images, 2),
+            rig=jax.tree.map(lambda leaf: two_views(leaf, 1), frames.rig),
+            view_valid=two_views(frames.view_valid, 2),
+        )
     )
-    with pytest.raises(ValueError, match=r"the data has 2; set augment\.flip to 0"):
-        flip_left_right(two)
+    still = dataclasses.replace(EGOBODY3M, mirror=tuple(range(EGOBODY3M.num_joints)))
+    few = Skeleton(
+        name="few",
+        joint_names=("a", "b"),
+        parents=(-1, 0),
+        mirror=(0, 1),
+        root_between=(0,),
+        groups=(),
+        rest_offsets_m=((0.0, 0.1, 0.0),) * 2,
+        rest_root_headset_m=(0.0, 0.0, 0.0),
+    )
+    out = augment_lib.flip_left_right(narrow, still, fakes.TWO_VIEWS)
+    np.testing.assert_array_equal(out.frames.images, narrow.frames.images[:, :, ::-1, :, ::-1])
+    np.testing.assert_array_equal(out.frames.view_valid, narrow.frames.view_valid[:, :, ::-1])
+    np.testing.assert_array_equal(out.targets.joint_valid, batch.targets.joint_valid)
+    joints = np.asarray(batch.targets.joints_headset_m)
+    np.testing.assert_array_equal(out.targets.joints_headset_m, joints * np.float32([-1, 1, 1]))
+    for other in ((EGOBODY3M, layouts.EGOBODY3M), (few, fakes.TWO_VIEWS)):
+        with pytest.raises(AssertionError):
+            augment_lib.flip_left_right(narrow, *other)

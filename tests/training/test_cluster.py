@@ -17,11 +17,12 @@ import cluster_recipe
 import numpy as np
 import pytest
 
-from epfv2_jax.checkpoints import checkpoint
+from epfv2_jax import checkpoints
 from epfv2_jax.core import multihost
-from epfv2_jax.data import conversion, records
+from epfv2_jax.data import records
+from epfv2_jax.data.conversion import convert as conversion
 from epfv2_jax.data.synthetic import writer
-from epfv2_jax.profiling import goodput as ledger
+from epfv2_jax.profiling import goodput
 
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -144,7 +145,7 @@ class Run:
         return [list(itertools.chain(*step)) for step in zip(*per_process, strict=False)]
 
     def saved_steps(self) -> list[int]:
-        latest = self.directory / "checkpoints" / checkpoint.LATEST
+        latest = self.directory / "checkpoints" / checkpoints.LATEST
         return sorted(int(p.name) for p in latest.glob("*") if p.name.isdigit()) if latest.exists() else []
 
 
@@ -167,7 +168,7 @@ def test_all_layouts_give_the_same_losses(folder, undisturbed, processes, device
     steps = range(1, cluster_recipe.STEPS + 1)
     np.testing.assert_allclose([run.losses()[s] for s in steps], [undisturbed.losses()[s] for s in steps], rtol=1e-5)
     assert list((run.directory / "profile").rglob("*.xplane.pb"))
-    (start, *_) = ledger.read(run.directory / "ledger.jsonl")
+    (start, *_) = goodput.read(run.directory / "goodput.jsonl")
     assert (start["processes"], start["devices"]) == (processes, processes * devices)
 
 
@@ -191,7 +192,7 @@ def test_a_run_moved_about_sees_every_clip_once_an_epoch_and_learns_the_same(fol
         assert sorted(epoch) == list(range(clips))
     steps = range(1, cluster_recipe.STEPS + 1)
     np.testing.assert_allclose([run.losses()[s] for s in steps], [undisturbed.losses()[s] for s in steps], rtol=1e-4)
-    starts = [line for line in ledger.read(run.directory / "ledger.jsonl") if line["event"] == "start"]
+    starts = [line for line in goodput.read(run.directory / "goodput.jsonl") if line["event"] == "start"]
     assert [line["lost_steps"] for line in starts] == [0, 0, 0, 0] and starts[1]["down_s"] > 0
 
 
@@ -207,13 +208,13 @@ def test_a_lost_process_ends_the_others_and_the_run_goes_on_from_the_last_whole_
 
     newest = run.saved_steps()[-1]
     largest = max(
-        (run.directory / "checkpoints" / checkpoint.LATEST / str(newest) / "state").rglob("*"),
+        (run.directory / "checkpoints" / checkpoints.LATEST / str(newest) / "state").rglob("*"),
         key=lambda path: path.stat().st_size if path.is_file() else 0,
     )
     with largest.open("r+b") as file:
         file.truncate(largest.stat().st_size // 2)
     run.start(2, 2)
     assert run.wait() == [0, 0], run.log()
-    assert f"{checkpoint.LATEST}/{newest} cannot be read" in run.log() and "going back to step" in run.log()
+    assert f"{checkpoints.LATEST}/{newest} cannot be read" in run.log() and "going back to step" in run.log()
     steps = range(1, cluster_recipe.STEPS + 1)
     np.testing.assert_allclose([run.losses()[s] for s in steps], [undisturbed.losses()[s] for s in steps], rtol=1e-5)

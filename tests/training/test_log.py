@@ -1,6 +1,8 @@
+"""The logs of a run."""
+
 import json
 
-from epfv2_jax.training import log as report
+from epfv2_jax.training.log import RunLog
 
 
 def steps(path):
@@ -8,13 +10,13 @@ def steps(path):
 
 
 def test_resumed_log_continues_without_repeats_or_torn_lines(tmp_path):
-    log = report.RunLog(tmp_path, 0)
+    log = RunLog(tmp_path, 0)
     for step in (1, 2, 3):
         log.scalars(step, {"loss": 0.5})
     log.skipped(3, ["a"])
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "lo')  # killed in mid-write
-    resumed = report.RunLog(tmp_path, 2)
+    resumed = RunLog(tmp_path, 2)
     resumed.scalars(3, {"loss": 0.25})
     assert steps(tmp_path / "metrics.jsonl") == [1, 2, 3]
     assert steps(tmp_path / "skipped.jsonl") == []

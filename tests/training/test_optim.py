@@ -1,3 +1,6 @@
+"""The optimizer: what decays, how fast each layer learns, what is frozen, the schedule."""
+
+import dataclasses
 import itertools
 
 import jax
@@ -5,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from epfv2_jax.models.base import Backbone
 from epfv2_jax.training import optim
 
-LAYERS = (("stem", "tokens"), ("block_0",), ("block_1",))
+BACKBONE = Backbone(name="any", layers=(("stem", "tokens"), ("block_0",), ("block_1",)))
 PARAMS = {
     "encoder": {
         "stem": {"kernel": jnp.ones((3, 3)), "bias": jnp.ones(3)},
@@ -19,8 +23,8 @@ PARAMS = {
 }
 
 
-def updates(config, grads, params=PARAMS, **encoder):
-    optimizer = optim.make_optimizer(config, 100, **encoder)
+def updates(config, grads, params=PARAMS, backbone=BACKBONE):
+    optimizer = optim.make_optimizer(config, 100, backbone)
     return optimizer.update(grads, optimizer.init(params), params)[0]
 
 
@@ -46,7 +50,7 @@ def test_each_encoder_layer_learns_slower_than_the_next():
     plain = {"warmup_steps": 0, "weight_decay": 0.0}
     full = updates(optim.OptimizerConfig(**plain), grads)
     config = optim.OptimizerConfig(**plain, encoder_scale=0.5, encoder_layer_decay=0.8)
-    decayed = updates(config, grads, encoder_layers=LAYERS)
+    decayed = updates(config, grads)
     ratios = jax.tree.map(lambda a, b: float((a / b).ravel()[0]), decayed, full)
     assert ratios["head"] == {"kernel": 1.0, "bias": 1.0}
     expected = {"block_1": 0.5 * 0.8, "block_0": 0.5 * 0.8**2, "stem": 0.5 * 0.8**3, "tokens": 0.5 * 0.8**3}
@@ -55,19 +59,30 @@ def test_each_encoder_layer_learns_slower_than_the_next():
 
 
 def test_a_module_outside_every_layer_is_named():
+    short = dataclasses.replace(BACKBONE, layers=BACKBONE.layers[:2])
     with pytest.raises(ValueError, match="block_1"):
-        updates(optim.OptimizerConfig(encoder_layer_decay=0.8), PARAMS, encoder_layers=LAYERS[:2])
+        updates(optim.OptimizerConfig(encoder_layer_decay=0.8), PARAMS, backbone=short)
 
 
 def test_a_frozen_encoder_is_left_alone_and_costs_no_moments_nor_norm():
     grads = jax.tree.map(jnp.ones_like, PARAMS)
-    optimizer = optim.make_optimizer(optim.OptimizerConfig(warmup_steps=0), 100, freeze_encoder=True)
+    optimizer = optim.make_optimizer(
+        optim.OptimizerConfig(warmup_steps=0), 100, dataclasses.replace(BACKBONE, frozen=True)
+    )
     result, state = optimizer.update(grads, optimizer.init(PARAMS), PARAMS)
     assert all(not leaf.any() for leaf in jax.tree.leaves(result["encoder"]))
     moments = [leaf for leaf in jax.tree.leaves(state) if leaf.ndim > 0]
     assert len(moments) == 2 * len(jax.tree.leaves(PARAMS["head"]))
     # The clip saw the head alone: its norm is sqrt(12), so each first moment is (1 - b1) / sqrt(12).
     np.testing.assert_allclose(moments[0], 0.1 / 12**0.5, rtol=1e-6)
+
+
+def test_without_a_backbone_all_learn_alike():
+    """A model may call a module `encoder` that is no registered one."""
+    grads = jax.tree.map(jnp.ones_like, PARAMS)
+    config = optim.OptimizerConfig(warmup_steps=0, weight_decay=0.0, encoder_scale=0.1, encoder_layer_decay=0.8)
+    result = updates(config, grads, backbone=None)
+    np.testing.assert_allclose(result["encoder"]["stem"]["kernel"], result["head"]["kernel"], rtol=1e-6)
 
 
 def test_schedule_rises_to_the_peak_and_ends_at_the_fraction():

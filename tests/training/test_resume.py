@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from epfv2_jax.checkpoints import checkpoint
+from epfv2_jax import checkpoints
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 STEPS = 12
@@ -34,7 +34,7 @@ def command(folder: pathlib.Path, run: str) -> list[str]:
 
 
 def final_state(folder: pathlib.Path, run: str) -> dict[str, np.ndarray]:
-    tree = checkpoint.read_item(folder / run / "checkpoints" / checkpoint.LATEST / str(STEPS) / "state")
+    tree = checkpoints.read_item(folder / run / "checkpoints" / checkpoints.LATEST / str(STEPS) / "state")
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
@@ -49,7 +49,7 @@ def test_killed_three_times_ends_bitwise_equal(tmp_path):
     run_whole("undisturbed")
     rng = np.random.default_rng(int(time.time()))
     log = tmp_path / "killed" / "metrics.jsonl"
-    latest = tmp_path / "killed" / "checkpoints" / checkpoint.LATEST
+    latest = tmp_path / "killed" / "checkpoints" / checkpoints.LATEST
     for after in sorted(rng.choice(np.arange(2, STEPS - 1), 3, replace=False)):
         process = subprocess.Popen(
             command(tmp_path, "killed"), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT

@@ -1,22 +1,32 @@
 """The train step on a tiny model: what it may and may not change, and the equivalences between its layouts."""
 
+import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from epfv2_jax.models.epfv2 import model as epfv2
-from epfv2_jax.objectives import pose as losses
-from epfv2_jax.profiling import cost as accounting
-from epfv2_jax.testing.fakes import fake_batch
-from epfv2_jax.training import augment, optim, sharding, state, step
+from epfv2_jax import models, objectives, structs
+from epfv2_jax.core import masks, sharding
+from epfv2_jax.geometry import layout as layouts
+from epfv2_jax.geometry.skeleton import EGOBODY3M
+from epfv2_jax.models.epfv2.model import EPFv2Config
+from epfv2_jax.objectives import Term
+from epfv2_jax.objectives.pose import PoseObjectiveConfig
+from epfv2_jax.profiling import cost
+from epfv2_jax.testing.fakes import fake_batch, fake_predictions
+from epfv2_jax.training import augment, optim, state, step
 
 # The smallest model that has every part but forward kinematics: what these tests cost is its compilation.
-MODEL = epfv2.EPFv2(
-    epfv2.ModelConfig(encoder="tiny", body="keypoints", width=16, heads=2, ffn_width=16, head_width=16, window=4)
+MODEL = models.build(
+    EPFv2Config(encoder="tiny", body="keypoints", width=16, heads=2, ffn_width=16, head_width=16, window=4),
+    EGOBODY3M,
+    layouts.EGOBODY3M,
 )
+OBJECTIVE = objectives.build(PoseObjectiveConfig())
 AUGMENT = augment.AugmentConfig(brightness=0.0, contrast=0.0, gamma=0.0, blur_px=0.0, view_dropout=0.0)
 OPTIMIZER = optim.make_optimizer(optim.OptimizerConfig(learning_rate=1e-3, warmup_steps=0), 100)
 KEY = jax.random.key(7)
@@ -32,16 +42,14 @@ def compiled(devices, fsdp=1, accumulation=1):
     mesh = sharding.make_mesh(mesh_config, jax.devices()[:devices])
     create = functools.partial(state.create_state, jax.random.key(0), MODEL, OPTIMIZER, batch_of(1).frames)
     shardings = sharding.state_sharding(jax.eval_shape(create), mesh, mesh_config)
-    step_fn = step.compile_step(
-        mesh,
-        shardings,
+    learner = step.Learner(
         model=MODEL,
+        objective=OBJECTIVE,
         optimizer=OPTIMIZER,
+        augment=AUGMENT,
         config=step.StepConfig(steps=100, accumulation=accumulation, ema_decay=0.9),
-        loss_config=losses.LossConfig(),
-        augment_config=AUGMENT,
     )
-    return mesh, jax.jit(create, out_shardings=shardings), step_fn
+    return mesh, jax.jit(create, out_shardings=shardings), step.compile_step(mesh, shardings, learner)
 
 
 def run(devices, steps=5, **layout):
@@ -66,12 +74,12 @@ def test_eight_devices_give_the_losses_of_one(fsdp):
 @pytest.mark.slow
 @pytest.mark.parametrize("fsdp", [4, 8])
 def test_sharded_parameters_travel_once_and_activations_never(fsdp):
-    def cost(fsdp):
+    def cost_of(fsdp):
         mesh, create, step_fn = compiled(8, fsdp=fsdp)
         batch = sharding.put_batch(batch_of(), mesh)
-        return accounting.compiled_cost(step_fn.lower(create(), batch, KEY).compile())
+        return cost.compiled_cost(step_fn.lower(create(), batch, KEY).compile())
 
-    copied, sharded = cost(1), cost(fsdp)
+    copied, sharded = cost_of(1), cost_of(fsdp)
     assert sharded.flops == copied.flops
     assert set(sharded.collectives) <= {"all-gather", "all-reduce", "reduce-scatter"}
     # Parameters are gathered, gradients reduced, and these are as many.
@@ -127,6 +135,117 @@ def test_average_follows_the_parameters():
     # The first decay is min(0.9, 1 / 10).
     expected = jax.tree.map(lambda old, new: 0.1 * old + 0.9 * np.asarray(new), start, state_.params)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), state_.ema_params, expected)
+
+
+@dataclasses.dataclass(frozen=True)
+class Toy:
+    """An objective that knows one term, of the headset's height: a whole other one than the model's own."""
+
+    goal_m: float
+
+    def __call__(self, predictions, batch, progress):
+        valid = jnp.broadcast_to(batch.frames.frame_valid[..., None], predictions.joints_headset_m.shape[:-1])
+        error = jnp.square(predictions.joints_headset_m[..., 1] - self.goal_m)
+        return {
+            "height": Term(
+                total=masks.masked_sum(error, valid), count=valid.sum(dtype=jnp.float32), weight=2.0 + progress
+            ),
+            "reported": Term(total=jnp.asarray(6.0), count=jnp.asarray(3.0)),
+        }
+
+    def uses_teacher_uncertainty(self, predicts_distribution):
+        return False
+
+
+class Linear:
+    """Stands for a model without batch statistics: joints and scales are linear in the headset's height."""
+
+    skeleton, layout = EGOBODY3M, layouts.EGOBODY3M
+
+    def apply(self, variables, frames, train=False, mutable=None, rngs=None):
+        w = variables["params"]["w"]
+        height = frames.T_world_headset[..., 1, 3][..., None, None]
+        joints = w["joints"][None, None] + height * w["slope"][None, None]
+        lower = jnp.broadcast_to(w["lower"][None, None], (*joints.shape, 3)) * height[..., None]
+        predictions = structs.Predictions(
+            joints_headset_m=joints, distribution=structs.StudentT(cholesky_m=lower, degrees_of_freedom=4.0)
+        )
+        return (predictions, {}) if mutable else predictions
+
+
+def linear_state(optimizer, step_number=0):
+    """A training state of `Linear`."""
+    rng, J = np.random.default_rng(0), EGOBODY3M.num_joints
+    lower = np.tril(rng.normal(size=(J, 3, 3)), -1) + 0.1 * np.eye(3)
+    arrays = {"joints": rng.normal(size=(J, 3)), "slope": rng.normal(size=(J, 3)), "lower": lower}
+    params = {"w": jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), arrays)}
+    zero = jnp.zeros((), jnp.int32)
+    return state.TrainState(
+        step=jnp.asarray(step_number, jnp.int32),
+        skipped=zero,
+        skipped_in_a_row=zero,
+        params=params,
+        batch_stats={},
+        opt_state=optimizer.init(params),
+        ema_params=params,
+    )
+
+
+def linear_step(objective, optimizer, accumulation=1):
+    """The jitted train step of `Linear`, without augmentation."""
+    off = augment.AugmentConfig(
+        brightness=0.0, contrast=0.0, gamma=0.0, noise=0.0, blur_px=0.0, flip=0.0, view_dropout=0.0
+    )
+    learner = step.Learner(
+        model=Linear(),
+        objective=objective,
+        optimizer=optimizer,
+        augment=off,
+        config=step.StepConfig(steps=100, accumulation=accumulation, ema_decay=0.0),
+    )
+    return jax.jit(functools.partial(step.train_step, learner=learner))
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_another_objective_is_minimised_as_it_says(accumulation):
+    sgd = optax.sgd(0.5)
+    step_fn = linear_step(Toy(goal_m=-2.0), sgd, accumulation)
+    current, batch = linear_state(sgd), batch_of()
+    heights, losses = [], []
+    for _ in range(10):
+        current, metrics = step_fn(current, batch, KEY)
+        total, count = metrics["height"]
+        heights.append(float(total / count))
+        losses.append(float(metrics["loss"]))
+        assert metrics["reported"] == (6.0 * accumulation, 3.0 * accumulation)
+    # Weight and progress are the objective's, what is reported alone is no part of the loss.
+    np.testing.assert_allclose(losses, (2 + np.arange(10) / 100) * heights, rtol=1e-5)
+    assert heights[-1] < 0.9 * heights[0]
+    assert set(metrics) == {"loss", "grad_norm", "height", "reported", "skipped", "skipped_in_a_row"}
+
+
+@pytest.mark.parametrize("teacher", [False, True])
+@pytest.mark.parametrize("accumulation", [2, 4])
+def test_parts_of_different_sizes_add_up_to_the_whole(accumulation, teacher):
+    """Parts differ in how much is valid, and with a teacher in how many of their clips are labelled by it."""
+    batch = batch_of(8)
+    batch.frames.frame_valid[0, 2:] = batch.frames.frame_valid[5, 1:] = False
+    batch.targets.joint_valid[3] = False
+    if teacher:
+        pseudo = np.array([True, True, False, True, False, False, True, False])
+        cholesky_m = fake_predictions(batch, seed=3).distribution.cholesky_m
+        batch = batch.replace(targets=batch.targets.replace(pseudo=pseudo, cholesky_m=cholesky_m))
+    sgd = optax.sgd(1.0)
+    start, found = linear_state(sgd, step_number=30), []
+    for n in (1, accumulation):
+        new, metrics = linear_step(OBJECTIVE, sgd, n)(start, batch, KEY)
+        found.append((metrics, jax.tree.map(jnp.subtract, new.params, start.params)))
+    (whole, whole_update), (parts, update) = found
+    assert set(whole) == set(parts) and ("pseudo_refined_mse" in whole) == ("distillation" in whole) == teacher
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5), parts, whole)
+    scale = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(whole_update))
+    assert scale > 1e-3
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5 * scale), update, whole_update)
 
 
 @pytest.mark.parametrize("bad", [{"steps": 0}, {"steps": 1, "accumulation": 0}, {"steps": 1, "ema_decay": 1.0}])

@@ -9,10 +9,12 @@ import pytest
 from PIL import Image
 
 from epfv2_jax.evaluation import evaluate as evaluation
-from epfv2_jax.geometry import cameras, skeleton, transforms
+from epfv2_jax.geometry import cameras, layout, skeleton, transforms
 from epfv2_jax.metrics import pose as metrics
 from epfv2_jax.testing import fakes
-from epfv2_jax.viz import overlays, pose3d, report
+from epfv2_jax.viz import ellipsoids, overlays, pose3d, poses, report
+
+SKELETON, LAYOUT = skeleton.EGOBODY3M, layout.EGOBODY3M
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +22,8 @@ def result():
     batch = fakes.mask_some(fakes.fake_batch(B=3, T=5))
     batch.frames.view_valid[2, :, 1] = False
     predictions = fakes.fake_predictions(batch)
-    return evaluation.evaluate(lambda _: predictions, [batch], metrics.mean_pose([batch]), keep_worst=1, keep_typical=1)
+    mean_pose = metrics.mean_pose([batch], SKELETON)
+    return evaluation.evaluate(lambda _: predictions, [batch], SKELETON, mean_pose, keep_worst=1, keep_typical=1)
 
 
 @pytest.fixture(scope="module")
@@ -40,24 +43,28 @@ def colored(picture, color):
 
 
 def test_every_visible_joint_is_marked_where_the_camera_sees_it(example):
-    pictures = overlays.draw_views(dataclasses.replace(example, joints_headset_m=np.full((fakes.J, 3), np.nan)), 320)
+    pictures = overlays.draw_views(
+        dataclasses.replace(example, joints_headset_m=np.full((fakes.J, 3), np.nan)), SKELETON, 320
+    )
     points = np.broadcast_to(example.true_joints_headset_m, (4, fakes.J, 3))
     uv, valid = cameras.project(example.rig.cameras, transforms.apply(example.rig.T_cam_headset, points))
     visible = np.asarray(valid & cameras.inside_image(example.rig.cameras, uv))
     assert visible.sum() > 10
     for v in range(4):
         assert pictures[v].shape == (320, 240, 3)
-        marked = colored(pictures[v], overlays.TRUTH_COLOR)
+        marked = colored(pictures[v], poses.TRUTH_COLOR)
         for j in np.flatnonzero(visible[v]):
             x, y = (np.asarray(uv[v, j]) + 0.5) * 5  # 48x64 drawn at 240x320
-            assert np.abs(marked + 0.5 - [y, x]).sum(-1).min() < 4, skeleton.JOINT_NAMES[j]
-        assert not len(colored(pictures[v], overlays.PREDICTION_COLOR))
+            assert np.abs(marked + 0.5 - [y, x]).sum(-1).min() < 4, SKELETON.joint_names[j]
+        assert not len(colored(pictures[v], poses.PREDICTION_COLOR))
 
 
 def test_what_no_camera_sees_is_not_drawn(example):
     above = example.true_joints_headset_m * 0.1 + [0.0, 5.0, -5.0]
     pictures = overlays.draw_views(
-        dataclasses.replace(example, true_joints_headset_m=above.astype(np.float32), joints_headset_m=above), 100
+        dataclasses.replace(example, true_joints_headset_m=above.astype(np.float32), joints_headset_m=above),
+        SKELETON,
+        100,
     )
     assert all((picture == 0).all() for picture in pictures)
 
@@ -66,20 +73,20 @@ def test_what_the_lens_model_does_not_cover_is_not_drawn(example):
     """Such points are clamped to pixels inside the image: only their validity tells."""
     cameras_ = example.rig.cameras
     narrow = cameras_.replace(max_angle_rad=np.full_like(cameras_.max_angle_rad, 0.05))
-    pictures = overlays.draw_views(dataclasses.replace(example, rig=example.rig.replace(cameras=narrow)), 100)
+    pictures = overlays.draw_views(dataclasses.replace(example, rig=example.rig.replace(cameras=narrow)), SKELETON, 100)
     assert all((picture == 0).all() for picture in pictures)
 
 
 def test_bones_of_one_invalid_joint_are_left_out(example):
     no_prediction = np.full((fakes.J, 3), np.nan, np.float32)
     whole = dataclasses.replace(example, joints_headset_m=no_prediction)
-    elbow = skeleton.JOINT_NAMES.index("b_l_forearm")
+    elbow = SKELETON.index("b_l_forearm")
     part = dataclasses.replace(whole, joint_valid=np.arange(fakes.J) != elbow)
     drawn = [
         {
             (v, *p)
-            for v, picture in enumerate(overlays.draw_views(e, 200))
-            for p in colored(picture, overlays.TRUTH_COLOR)
+            for v, picture in enumerate(overlays.draw_views(e, SKELETON, 200))
+            for p in colored(picture, poses.TRUTH_COLOR)
         }
         for e in (whole, part)
     ]
@@ -91,22 +98,46 @@ def test_bones_of_invalid_joints_are_left_out(example):
     nothing = dataclasses.replace(
         example, joint_valid=np.zeros(fakes.J, bool), true_joints_headset_m=np.full((fakes.J, 3), np.nan, np.float32)
     )
-    assert not any(len(colored(p, overlays.TRUTH_COLOR)) for p in overlays.draw_views(nothing, 200))
-    assert sum(len(colored(p, overlays.PREDICTION_COLOR)) for p in overlays.draw_views(nothing, 200)) > 50
+    assert not any(len(colored(p, poses.TRUTH_COLOR)) for p in overlays.draw_views(nothing, SKELETON, 200))
+    assert sum(len(colored(p, poses.PREDICTION_COLOR)) for p in overlays.draw_views(nothing, SKELETON, 200)) > 50
 
 
 def test_float_images_look_like_bytes(example):
     image = np.random.default_rng(0).integers(0, 255, example.images.shape, dtype=np.uint8)
     pair = [dataclasses.replace(example, images=x) for x in (image, (image / 255).astype(np.float32))]
-    for a, b in zip(*map(overlays.draw_views, pair), strict=True):
+    for a, b in zip(*(overlays.draw_views(e, SKELETON) for e in pair), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
-def test_bones_connect_every_joint_and_runs_split_at_gaps():
-    assert {j for bone in overlays.BONES for j in bone} == set(range(fakes.J))
+def test_bones_connect_every_joint_and_join_the_children_of_the_hidden_root():
+    assert {j for bone in SKELETON.bones for j in bone} == set(range(fakes.J))
+    hips = {SKELETON.index(name) for name in ("b_l_upleg", "b_r_upleg", "b_spine0")}
+    assert sum(set(bone) <= hips for bone in SKELETON.bones) == 3
+    assert len(SKELETON.bones) == fakes.J
+
+
+def test_runs_split_at_gaps():
     visible = np.array([1, 1, 0, 1, 0, 1, 1, 1], bool)
-    runs = overlays._runs(np.arange(8)[:, None], visible)
+    runs = poses.visible_runs(np.arange(8)[:, None], visible)
     assert [list(run[:, 0]) for run in runs] == [[0, 1], [5, 6, 7]]
+
+
+def test_joints_that_coincide_with_their_parent_share_an_ellipsoid(example):
+    drawn = ellipsoids.with_ellipsoid(example, SKELETON)
+    assert {SKELETON.joint_names[j] for j in set(range(fakes.J)) - set(drawn)} == {"b_l_talocrural", "b_r_talocrural"}
+    at_the_root = dataclasses.replace(SKELETON, rest_offsets_m=((0.0, 0.0, 0.0),) * fakes.J)
+    assert set(ellipsoids.with_ellipsoid(example, at_the_root)) == set(SKELETON.children(-1))  # no parent is drawn
+    assert not len(ellipsoids.with_ellipsoid(dataclasses.replace(example, distribution=None), SKELETON))
+
+
+def test_size_of_the_ellipsoids_follows_the_degrees_of_freedom(example):
+    """The radius with which half of a Student-t lies inside is that of a sample of it."""
+    rng = np.random.default_rng(0)
+    for nu in (3.0, 30.0):
+        sample = rng.normal(size=(200_000, 3)) / np.sqrt(rng.chisquare(nu, (200_000, 1)) / nu)
+        expected = np.quantile(np.linalg.norm(sample, axis=1), ellipsoids.LEVEL)
+        found = ellipsoids.radius(example.distribution.replace(degrees_of_freedom=nu))
+        assert found == pytest.approx(expected, rel=0.02)
 
 
 @pytest.mark.parametrize("azimuth, elevation", [(0, 0), (25, 12), (90, 12), (200, -40)])
@@ -135,7 +166,7 @@ def test_ellipse_is_the_silhouette_of_the_ellipsoid():
     half = rng.normal(size=(2, 3))
     ball = rng.normal(size=(3, 20000))
     shadow = half @ (ball / np.linalg.norm(ball, axis=0))
-    e = pose3d._ellipse(half)
+    e = ellipsoids.ellipse(half)
     a = np.deg2rad(e["angle"])
     local = np.array([[np.cos(a), np.sin(a)], [-np.sin(a), np.cos(a)]]) @ shadow
     level = (2 * local[0] / e["width"]) ** 2 + (2 * local[1] / e["height"]) ** 2
@@ -145,7 +176,7 @@ def test_ellipse_is_the_silhouette_of_the_ellipsoid():
 @pytest.mark.slow
 def test_report_stands_alone(result, tmp_path):
     page = report.write_report(
-        tmp_path / "out", result, title="A <b>model</b>", note="x", describe_clip="walk {}".format
+        tmp_path / "out", result, SKELETON, LAYOUT, title="A <b>model</b>", note="x", describe_clip="walk {}".format
     )
     text = page.read_text()
     pictures = re.findall(r'src="([^"]*)"', text)
@@ -163,8 +194,50 @@ def test_report_stands_alone(result, tmp_path):
 
 def test_report_without_uncertainty_baseline_or_frames(tmp_path):
     batch = fakes.fake_batch(B=1, T=2)
-    predictions = fakes.fake_predictions(batch).replace(cholesky_m=None)
-    result = evaluation.evaluate(jax.jit(lambda _: predictions), [batch], keep_worst=1)
-    page = report.write_report(tmp_path, result)
+    predictions = fakes.fake_predictions(batch).replace(distribution=None)
+    result = evaluation.evaluate(jax.jit(lambda _: predictions), [batch], SKELETON, keep_worst=1)
+    page = report.write_report(tmp_path, result, SKELETON, LAYOUT)
     assert "Uncertainty" not in page.read_text()
     assert "mean pose" not in page.read_text()
+
+
+def test_the_table_has_the_joint_groups_of_the_skeleton(result):
+    metrics_ = {k: v for k, v in result.metrics.items() if k not in ("leg_cm", "foot_cm", "shoulder_cm")}
+    found = dataclasses.replace(result, groups=("wrist", "a<b"), metrics={**metrics_, "a<b_cm": 1.25}, baseline=None)
+    text = report._summary_table(found)
+    assert re.findall("<th>([^<]*)</th>", text) == ["cm", "MPJPE", "MPJVE", "wrist", "a&lt;b", "PA-MPJPE"]
+    assert "<td>1.25</td>" in text
+    headings = ["cm", "MPJPE", "MPJVE", "wrist", "shoulder", "leg", "foot", "PA-MPJPE"]
+    assert re.findall("<th>([^<]*)</th>", report._summary_table(result)) == headings
+
+
+def test_pictures_take_any_skeleton_and_layout(example, tmp_path):
+    """Three joints, one of them the root itself, and two cameras."""
+    keep = [9, 0, 13]
+    short = skeleton.Skeleton(
+        name="bust",
+        joint_names=("neck", "head", "r_chest"),
+        parents=(-1, 0, 0),
+        mirror=(0, 1, 2),
+        root_between=(0,),
+        groups=(),
+        rest_offsets_m=((0.0, 0.0, 0.0), (0.0, 0.1, 0.0), (0.0, -0.2, 0.0)),
+        rest_root_headset_m=(0.0, -0.2, -0.1),
+    )
+    assert short.bones == ((0, 1), (0, 2))
+    part = dataclasses.replace(
+        example,
+        images=example.images[:2],
+        rig=jax.tree.map(lambda leaf: leaf[:2], example.rig),
+        view_valid=np.ones(2, bool),
+        true_joints_headset_m=example.true_joints_headset_m[keep],
+        joint_valid=np.ones(3, bool),
+        joints_headset_m=example.joints_headset_m[keep],
+        distribution=jax.tree.map(lambda leaf: leaf[keep], example.distribution),
+    )
+    figure = report.draw_frame(part, short, fakes.TWO_VIEWS)
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles[:2] == ["left", "right"]
+    assert [label.get_text() for label in figure.axes[-1].get_yticklabels()] == ["neck", "head", "right chest"]
+    pictures = overlays.draw_views(part, short, 200)
+    assert len(pictures) == 2

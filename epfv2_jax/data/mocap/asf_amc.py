@@ -1,12 +1,14 @@
-"""Reader of Acclaim skeletons (ASF) and motions (AMC), the format of the CMU motion capture database."""
+"""Reads Acclaim skeletons (ASF) and motions (AMC), the format of the CMU motion capture database."""
 
 import dataclasses
 import pathlib
 
 import numpy as np
 
-from epfv2_jax.data.mocap import articulated
-from epfv2_jax.data.mocap.articulated import ArticulatedMotion, Line
+from epfv2_jax.core import checks
+from epfv2_jax.data.mocap.articulated import ArticulatedMotion
+from epfv2_jax.data.mocap.lines import Line, read_lines
+from epfv2_jax.geometry.rotations import euler_matrix
 
 _INCH_M = 0.0254
 _SECTIONS = (":version", ":name", ":units", ":documentation", ":root", ":bonedata", ":hierarchy")
@@ -15,8 +17,8 @@ _ROOT_DOFS = ("tx", "ty", "tz", "rx", "ry", "rz")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Skeleton:
-    """An ASF skeleton. Bone 0 is the root, a point; the joint of a bone is where it starts: at its parent's end."""
+class AsfSkeleton:
+    """The skeleton of an ASF file. Bone 0 is the root, a point. The joint of a bone is its start, its parent's end."""
 
     source: str
     unit_m: float  # length of one file unit
@@ -28,11 +30,11 @@ class Skeleton:
     dofs: tuple[tuple[str, ...], ...]  # in the order of the AMC values; the first is applied first
 
 
-def read_asf(path: str | pathlib.Path) -> Skeleton:
-    """Returns the skeleton of an ASF file. The length unit u means u file units to the inch (CMU: 0.45).
+def read_asf(path: str | pathlib.Path) -> AsfSkeleton:
+    """Returns the skeleton of an ASF file, whose unit of length u means u file units to the inch (CMU: 0.45).
 
     Raises:
-      ValueError: the file is malformed or uses what is not supported; the message names file, line and value.
+      ValueError: the file is malformed or not supported; the message names file, line and value.
     """
     path = pathlib.Path(path)
     sections = _split_sections(path)
@@ -44,8 +46,8 @@ def read_asf(path: str | pathlib.Path) -> Skeleton:
     names = ["root", *_depth_first("root", parents)]
     missing = sorted(set(bones) - set(names))
     if missing:
-        raise ValueError(f"{path}: bone {missing[0]!r} has no place below 'root' in :hierarchy; add it there")
-    return Skeleton(
+        bones[missing[0]].line.fail(f"bone {missing[0]!r} is not below 'root' in :hierarchy; add it there")
+    return AsfSkeleton(
         source=str(path),
         unit_m=unit_m,
         degrees=degrees,
@@ -57,14 +59,14 @@ def read_asf(path: str | pathlib.Path) -> Skeleton:
     )
 
 
-def read_amc(path: str | pathlib.Path, skeleton: Skeleton, fps: float) -> ArticulatedMotion:
-    """Returns the motion of an AMC file on its skeleton; `fps` because the format does not hold a frame rate.
+def read_amc(path: str | pathlib.Path, skeleton: AsfSkeleton, fps: float) -> ArticulatedMotion:
+    """Returns the motion of an AMC file on its skeleton, with the frame rate `fps`, which the format does not store.
 
     Raises:
       ValueError: the file is malformed or does not fit the skeleton; the message names file, line and value.
     """
     path = pathlib.Path(path)
-    lines = articulated.read_lines(path)
+    lines = read_lines(path)
     start = next((i for i, line in enumerate(lines) if not line.words[0].startswith(":")), len(lines))
     _check_amc_header(path, lines[:start], skeleton)
     values = _read_frames(path, lines[start:], skeleton)
@@ -75,7 +77,7 @@ def read_amc(path: str | pathlib.Path, skeleton: Skeleton, fps: float) -> Articu
     for i, (name, dofs) in enumerate(zip(skeleton.names, skeleton.dofs, strict=True)):
         turns = [k for k, dof in enumerate(dofs) if dof in _DOFS]
         letters = "".join(dofs[k][1] for k in reversed(turns))
-        turned = articulated.euler_matrix(letters, values[name][:, turns[::-1]] * to_rad)
+        turned = euler_matrix(letters, values[name][:, turns[::-1]] * to_rad)
         rotations[:, i] = skeleton.axes[i] @ turned @ skeleton.axes[i].T
     offsets_m = np.stack([np.zeros(3), *(skeleton.bones_m[parent] for parent in skeleton.parents[1:])])
     shifts = [skeleton.dofs[0].index(dof) for dof in _ROOT_DOFS[:3]]
@@ -100,10 +102,10 @@ class _Bone:
 
 
 def _split_sections(path: pathlib.Path) -> dict[str, list[Line]]:
-    """The lines of each section, its heading first."""
+    """Returns the lines of each section, its heading first."""
     sections: dict[str, list[Line]] = {}
     current = None
-    for line in articulated.read_lines(path):
+    for line in read_lines(path):
         if line.words[0].startswith(":"):
             current = line.words[0].lower()
             if current not in _SECTIONS:
@@ -157,7 +159,7 @@ def _read_bones(lines: list[Line], degrees: bool) -> dict[str, _Bone]:
         word = line.words[0].lower()
         if word == "begin":
             if fields is not None:
-                line.fail("'begin' inside a bone; an 'end' is missing before it")
+                line.fail("'begin' inside a bone; the 'end' before it is missing")
             fields = {}
         elif fields is None:
             line.fail("expected 'begin'")
@@ -203,13 +205,13 @@ def _bone(end: Line, fields: dict[str, Line], degrees: bool) -> _Bone:
     return _Bone(
         line=fields["name"],
         vector=direction / norm * length,
-        axes=articulated.euler_matrix(order[::-1], angles[::-1]),
+        axes=euler_matrix(order[::-1], angles[::-1]),
         dofs=dofs,
     )
 
 
 def _read_hierarchy(lines: list[Line], bones: dict[str, _Bone]) -> dict[str, str]:
-    """The parent of each bone."""
+    """Returns the parent of each bone."""
     parents: dict[str, str] = {}
     if len(lines) < 3 or lines[1].words != ("begin",) or lines[-1].words != ("end",):
         lines[-1].fail("expected 'begin', the bones and 'end' in :hierarchy; the file may be cut off")
@@ -231,17 +233,17 @@ def _depth_first(name: str, parents: dict[str, str]) -> list[str]:
     return below
 
 
-def _check_amc_header(path: pathlib.Path, header: list[Line], skeleton: Skeleton) -> None:
+def _check_amc_header(path: pathlib.Path, header: list[Line], skeleton: AsfSkeleton) -> None:
     words = {line.words[0].upper(): line for line in header}
     if ":FULLY-SPECIFIED" not in words:
         raise ValueError(f"{path}: no line :FULLY-SPECIFIED before the frames; is this an AMC file?")
     unit = ":DEGREES" if skeleton.degrees else ":RADIANS"
     if unit not in words:
-        raise ValueError(f"{path}: no line {unit} before the frames, but {skeleton.source} gives its angles so")
+        raise ValueError(f"{path}: no line {unit} before the frames; {skeleton.source} gives its angles in this unit")
 
 
-def _read_frames(path: pathlib.Path, lines: list[Line], skeleton: Skeleton) -> dict[str, np.ndarray]:
-    """The values (F, number of dofs) of each bone."""
+def _read_frames(path: pathlib.Path, lines: list[Line], skeleton: AsfSkeleton) -> dict[str, np.ndarray]:
+    """Returns the values (F, number of dofs) of each bone."""
     counts = {name: len(dofs) for name, dofs in zip(skeleton.names, skeleton.dofs, strict=True)}
     moving = {name for name, count in counts.items() if count}
     frames: list[dict[str, np.ndarray]] = []
@@ -262,8 +264,7 @@ def _read_frames(path: pathlib.Path, lines: list[Line], skeleton: Skeleton) -> d
             line.fail(f"bone {name!r} occurs twice in frame {heading.words[0]}")
         else:
             frames[-1][name] = line.numbers(counts[name])
-    if heading is None:
-        raise ValueError(f"{path}: no frames")
+    checks.not_empty(f"{path}: frames", frames, "the file may be cut off")
     _check_complete(heading, frames, moving)
     still = np.zeros((len(frames), 0))
     return {name: np.stack([frame[name] for frame in frames]) if name in moving else still for name in counts}

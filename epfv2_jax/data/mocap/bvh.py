@@ -1,18 +1,19 @@
-"""Reader of Biovision hierarchies (BVH)."""
+"""Reads Biovision hierarchies (BVH)."""
 
 import pathlib
 
 import numpy as np
 
-from epfv2_jax.data.mocap import articulated
-from epfv2_jax.data.mocap.articulated import ArticulatedMotion, Line
+from epfv2_jax.data.mocap.articulated import ArticulatedMotion
+from epfv2_jax.data.mocap.lines import Line, read_lines
+from epfv2_jax.geometry.rotations import euler_matrix
 
 _ROTATIONS = ("xrotation", "yrotation", "zrotation")
 _POSITIONS = ("xposition", "yposition", "zposition")
 
 
 def read_bvh(path: str | pathlib.Path, unit_m: float = 1.0) -> ArticulatedMotion:
-    """Returns the motion of a BVH file whose lengths are in units of `unit_m` metres (the format does not say).
+    """Returns the motion of a BVH file with its unit of length in metres, `unit_m`, which the format does not store.
 
     Raises:
       ValueError: the file is malformed; the message names file, line and value.
@@ -40,7 +41,7 @@ def read_bvh(path: str | pathlib.Path, unit_m: float = 1.0) -> ArticulatedMotion
         column += len(joint.channels)
         turns = [k for k, channel in enumerate(joint.channels) if channel in _ROTATIONS]
         letters = "".join(joint.channels[k][0] for k in turns)
-        rotations[:, i] = articulated.euler_matrix(letters, np.radians(own[:, turns]))
+        rotations[:, i] = euler_matrix(letters, np.radians(own[:, turns]))
         if i == 0:
             root_position_m = own[:, [joint.channels.index(channel) for channel in _POSITIONS]] * unit_m
     return ArticulatedMotion(
@@ -64,11 +65,11 @@ class _Joint:
 
 
 class _Lines:
-    """The file's lines, one after the other."""
+    """Reads the lines of a file one after the other."""
 
     def __init__(self, path: pathlib.Path):
         self.path = path
-        self._lines = articulated.read_lines(path)
+        self._lines = read_lines(path)
         self._position = 0
 
     def next(self) -> Line:
@@ -114,7 +115,7 @@ def _read_joint(reader: _Lines, heading: Line, parent: int, joints: list[_Joint]
         else:
             line.fail("expected OFFSET, CHANNELS, JOINT, End Site or }")
     if joint.offset is None or not joint.channels:
-        line.fail(f"joint {joint.name!r}, which ends here, lacks {'OFFSET' if joint.offset is None else 'CHANNELS'}")
+        line.fail(f"joint {joint.name!r}, which ends here, has no {'OFFSET' if joint.offset is None else 'CHANNELS'}")
 
 
 def _channels(line: Line, parent: int) -> tuple[str, ...]:
@@ -129,7 +130,7 @@ def _channels(line: Line, parent: int) -> tuple[str, ...]:
 
 
 def _read_values(reader: _Lines, num_channels: int) -> tuple[np.ndarray, float]:
-    """The channel values (F, number of channels) and the frame rate."""
+    """Returns the channel values (F, number of channels) and the frame rate."""
     frames = reader.expect("Frames:")
     (count,) = frames.numbers(1)
     if count < 1 or count != int(count):
@@ -140,5 +141,5 @@ def _read_values(reader: _Lines, num_channels: int) -> tuple[np.ndarray, float]:
         time.fail("the frame time must be positive")
     lines = reader.rest()
     if len(lines) != count:
-        frames.fail(f"{int(count)} frames are announced, {len(lines)} follow; the file may be cut off")
+        frames.fail(f"expected {int(count)} frames, got {len(lines)}; the file may be cut off")
     return np.stack([line.numbers(num_channels, first=0) for line in lines]), 1.0 / seconds

@@ -1,7 +1,7 @@
 """The body around the skeleton: a person's proportions and clothes, and the solids that follow the joints.
 
-Limbs are round cones (two spheres and what lies between them), the trunk is made of ellipsoids. The wearer's own head
-is left out: it is behind the cameras. All sizes are our choice.
+Limbs are round cones (the convex hull of two spheres); the trunk consists of ellipsoids. The wearer's head is left out,
+since it is behind the cameras. All sizes are our choice.
 """
 
 import dataclasses
@@ -10,17 +10,17 @@ import jax
 import numpy as np
 from flax import struct
 
-from epfv2_jax.data.synthetic import motion
-from epfv2_jax.geometry import skeleton
+from epfv2_jax.data.mocap.clip import MotionClip, world_pose
+from epfv2_jax.geometry.skeleton import EGOBODY3M as SKELETON
 
-_REST = np.asarray(skeleton.REST_OFFSETS_M)
-_JOINT = {name: i for i, name in enumerate(skeleton.JOINT_NAMES)}
+_REST = np.asarray(SKELETON.rest_offsets_m)
+_JOINT = {name: i for i, name in enumerate(SKELETON.joint_names)}
 
-#: Cloth and skin, each with one grey value a person.
+#: Clothes and skin; a person has one grey value for each.
 TONES: tuple[str, ...] = ("skin", "shirt", "sleeve", "forearm", "trousers", "shin", "shoes")
 
-#: Round cones: from (joint, offset in its axes) to (joint, offset), radii at both ends, tone. Metres in the rest pose;
-#: +x outward, `@` in a name stands for the side.
+#: Round cones: start (joint, offset in its axes), end (joint, offset), radii at both ends, tone. In metres of the rest
+#: pose; +x points outward, and `@` in a name stands for the side.
 _CONES = (
     ("b_spine3", (0.05, 0.05, 0.055), "b_@_arm", (0.0, 0.0, 0.0), 0.062, 0.056, "shirt"),
     ("b_@_arm", (0.0, 0.0, 0.0), "b_@_forearm", (0.0, 0.0, 0.0), 0.052, 0.041, "sleeve"),
@@ -37,7 +37,7 @@ _CONES = (
 )
 _NECK = ("b_neck0", (0.0, -0.03, -0.01), "b_head", (0.0, -0.01, -0.02), 0.056, 0.052, "skin")
 
-#: Ellipsoids: joint, centre in its axes, semi-axes, tone. The hidden root is "root".
+#: Ellipsoids: joint, centre in its axes, semi-axes, tone; "root" is the hidden root.
 _ELLIPSOIDS = (
     ("root", (0.0, 0.015, -0.010), (0.155, 0.115, 0.105), "trousers"),
     ("b_spine0", (0.0, 0.075, 0.022), (0.132, 0.150, 0.094), "shirt"),
@@ -47,7 +47,7 @@ _ELLIPSOIDS = (
 
 
 class Solids(struct.PyTreeNode):
-    """P round cones and E ellipsoids in the world, with a grey value each; leading axes (...)."""
+    """P round cones and E ellipsoids in the world, each with a grey value; leading axes (...)."""
 
     cone_start_m: jax.Array  # (..., P, 3)
     cone_end_m: jax.Array  # (..., P, 3)
@@ -60,20 +60,20 @@ class Solids(struct.PyTreeNode):
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Person:
-    """Somebody's looks."""
+    """The proportions and clothes of a person."""
 
     offsets_m: np.ndarray  # (J, 3) bones, as in `MotionClip`
-    girth: np.ndarray  # (3,) thickness of limbs, width and depth of the trunk, against the rest body's
+    girth: np.ndarray  # (3,) thickness of the limbs, width and depth of the trunk, relative to the sizes above
     tones: dict[str, float]  # grey value in [0, 1] of each of `TONES`
 
 
 def sample_person(rng: np.random.Generator, offsets_m: np.ndarray | None = None) -> Person:
-    """Returns a random person; bones are drawn too unless `offsets_m` (J, 3) gives them.
+    """Returns a random person, with random bones unless `offsets_m` (J, 3) gives them.
 
-    Height varies by about 8 % (one standard deviation) and single bones by 4 %, left like right.
+    Height varies by about 8 % (one standard deviation) and single bones by 4 %, left and right alike.
     """
-    scales = rng.normal(1.0, 0.08) * rng.normal(1.0, 0.04, skeleton.NUM_JOINTS)
-    scales = np.clip(0.5 * (scales + scales[list(skeleton.MIRROR)]), 0.75, 1.25)
+    scales = rng.normal(1.0, 0.08) * rng.normal(1.0, 0.04, SKELETON.num_joints)
+    scales = np.clip(0.5 * (scales + scales[list(SKELETON.mirror)]), 0.75, 1.25)
     if offsets_m is None:
         offsets_m = _REST * scales[:, None]
     skin, shirt, trousers, shoes = (rng.uniform(*span) for span in ((0.3, 0.8), (0.1, 0.95), (0.08, 0.7), (0.05, 0.9)))
@@ -93,9 +93,9 @@ def sample_person(rng: np.random.Generator, offsets_m: np.ndarray | None = None)
     )
 
 
-def solids(person: Person, clip: motion.MotionClip) -> Solids:
-    """Returns the body in every frame of `clip`, leading axis F, numpy float32."""
-    rotations, joints_m = motion.world_pose(clip)
+def solids(person: Person, clip: MotionClip) -> Solids:
+    """Returns the solids of a person in each frame of the clip: leading axis F, numpy float32."""
+    rotations, joints_m = world_pose(clip)
     frames = {name: (rotations[:, j], joints_m[:, j]) for name, j in _JOINT.items()}
     frames["root"] = (clip.root_rotation, clip.root_position_m)
     size = np.linalg.norm(person.offsets_m, axis=-1).sum() / np.linalg.norm(_REST, axis=-1).sum()
@@ -120,7 +120,7 @@ def solids(person: Person, clip: motion.MotionClip) -> Solids:
     def constant(values) -> np.ndarray:
         return np.broadcast_to(np.asarray(values, np.float32), (num_frames, *np.shape(values)))
 
-    # Hands and feet are as thick as the bones are long; arms, legs and neck have the person's girth.
+    # Hands and feet scale with the bones; arms, legs and neck also with the person's girth.
     thick = [1.0 if tone == "shoes" or start.endswith("wrist") else limb for start, *_, tone in cones]
     return Solids(
         cone_start_m=np.stack([at(c[0], c[1]) for c in cones], axis=1).astype(np.float32),

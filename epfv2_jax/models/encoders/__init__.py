@@ -1,10 +1,10 @@
-"""Image encoders. To add one: write a module with the call and the fields of `ResNet` and give it a line here.
+"""Image encoders. To add one: write a module with the call and the fields of `ResNet` and add it to `ENCODERS`.
 
-The call is ``encoder(images (N, H, W, 1) float32 normalised, train: bool, image_valid (N,) bool) -> (N, h, w, C)``; the
-constructor takes `dtype`, `param_dtype`, `remat`, `drop_path` and `frozen_statistics`. `stride`, `width` (C) and
-`layers` (the names of the parameters' modules by depth, for layer-wise learning rates) are known without an image.
-Images that are not valid do not enter batch statistics. An encoder whose blocks are all alike may take `scan_layers`,
-to run them as one loop; its parameters do not change with that.
+``encoder(images (N, H, W, 1) float32 normalised, train: bool, image_valid (N,) bool)`` returns a tuple of feature maps
+(N, h, w, C), finest first; `strides` holds the pixels per cell of each. The constructor takes `dtype`, `param_dtype`,
+`remat`, `drop_path` and `frozen_statistics`. The properties `width` (C of the last map) and `layers` (the names of the
+parameter modules by depth, for layer-wise learning rates) need no image. Invalid images do not enter batch statistics.
+An encoder whose blocks are all alike may take `scan_layers`, which runs them as one loop over the same parameters.
 """
 
 import functools

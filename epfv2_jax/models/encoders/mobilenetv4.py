@@ -1,7 +1,9 @@
 """MobileNetV4, the convolutional variants, for monochrome images, in timm's layout."""
 
 import dataclasses
-from typing import Any, ClassVar
+import itertools
+import operator
+from typing import Any
 
 import chex
 import jax
@@ -43,8 +45,8 @@ class Inverted:
     """A universal inverted bottleneck: 1x1 to `expand` times the input's channels, and 1x1 back to `width`.
 
     `start` and `middle` are the kernel sizes of the depthwise convolutions before and after the expansion; 0: none.
-    Both are the paper's "ExtraDW", `middle` alone the inverted bottleneck of MobileNetV2, `start` alone "ConvNext",
-    neither "FFN". A stride is that of the middle one.
+    Both together are the paper's "ExtraDW", `middle` alone the inverted bottleneck of MobileNetV2, `start` alone
+    "ConvNext", neither "FFN". The middle convolution has the stride.
     """
 
     width: int
@@ -110,13 +112,13 @@ MEDIUM: Stages = (
 
 
 class MobileNetV4(nn.Module):
-    """Returns features (N, ceil(H / 32), ceil(W / 32), 128 or 256) of images (N, H, W, 1).
+    """Returns maps (N, ceil(H / s), ceil(W / s), C) of images (N, H, W, 1): the last of each stride s = 4, 8, 16, 32.
 
     Qin et al., "MobileNetV4: Universal Models for the Mobile Ecosystem", with timm's structure and names: a weight
     `blocks.2.0.dw_start.conv.weight` there is `blocks_2_0/dw_start/conv/kernel` here. Ends before the last 1x1
-    convolution to 960 channels, which feeds a classifier and nothing else (our choice). The stem takes one channel;
-    with the sum of an RGB stem's kernel over its three inputs it computes exactly what that stem computes from three
-    copies of the image.
+    convolution to 960 channels, which only feeds a classifier (our choice). The stem takes one channel; with an RGB
+    stem's kernel summed over its three inputs it computes exactly what that stem computes from three copies of the
+    image.
     """
 
     stages: Stages = SMALL
@@ -126,11 +128,16 @@ class MobileNetV4(nn.Module):
     drop_path: float = 0.0  # of the deepest block, in training; blocks without a shortcut are never dropped
     frozen_statistics: bool = False  # batch normalisation by the running statistics, in training too
 
-    stride: ClassVar[int] = 32
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Image pixels per cell of each map, along each axis."""
+        blocks = (spec.stride for specs in self.stages for spec in specs)
+        _, *after_each_block = itertools.accumulate(blocks, operator.mul, initial=2)
+        return tuple(sorted(set(after_each_block)))
 
     @property
     def width(self) -> int:
-        """Channels of the features."""
+        """Channels of the last map."""
         return self.stages[-1][-1].width
 
     @property
@@ -140,7 +147,9 @@ class MobileNetV4(nn.Module):
         return (("conv_stem", "bn1"), *blocks)
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool = False, image_valid: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, images: jax.Array, train: bool = False, image_valid: jax.Array | None = None
+    ) -> tuple[jax.Array, ...]:
         chex.assert_axis_dimension(images, -1, 1)
         mask = statistics_mask(image_valid)
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
@@ -148,6 +157,7 @@ class MobileNetV4(nn.Module):
         x = nn.relu(batch_norm(self.frozen_statistics or not train, name="bn1", **dtypes)(x, mask=mask))
         blocks = {Conv: ConvBlock, Fused: FusedBlock, Inverted: InvertedBlock}
         drop_rates = iter(drop_path_rates(self.drop_path, sum(map(len, self.stages))))
+        maps, stride = {}, 2
         for stage, specs in enumerate(self.stages):
             for i, spec in enumerate(specs):
                 x = block_class(blocks[type(spec)], self.remat)(
@@ -157,11 +167,13 @@ class MobileNetV4(nn.Module):
                     name=f"blocks_{stage}_{i}",
                     **dtypes,
                 )(x, train, mask)
-        return x
+                stride *= spec.stride
+                maps[stride] = x
+        return tuple(maps.values())
 
 
 class _Block(nn.Module):
-    """What the blocks have in common: (N, h, w, C) -> (N, ceil(h / stride), ceil(w / stride), width)."""
+    """Base class of the blocks: (N, h, w, C) -> (N, ceil(h / stride), ceil(w / stride), width)."""
 
     spec: Any
     drop_rate: float
@@ -177,12 +189,12 @@ class _Block(nn.Module):
         return batch_norm(self.frozen_statistics or not train, name=name, **self.dtypes)
 
     def join(self, x: jax.Array, shortcut: jax.Array, train: bool) -> jax.Array:
-        """Returns x with the shortcut added where the block keeps the shape."""
+        """Returns x, with the shortcut added if the block keeps the shape."""
         return drop_path(x, self.drop_rate, train) + shortcut if x.shape == shortcut.shape else x
 
 
 class ConvBlock(_Block):
-    """A `Conv`; never with a shortcut."""
+    """A `Conv`, without a shortcut."""
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, mask: jax.Array | None) -> jax.Array:

@@ -1,4 +1,4 @@
-"""What the encoders share: convolution, normalisation, stochastic depth, rematerialisation."""
+"""Building blocks of the encoders: convolution, normalisation, stochastic depth, rematerialisation."""
 
 import functools
 from typing import Any
@@ -18,22 +18,22 @@ def conv(width: int, size: int, stride: int = 1, **kwargs: Any) -> nn.Conv:
 
 
 def depthwise_conv(width: int, size: int, stride: int = 1, **kwargs: Any) -> nn.Conv:
-    """Returns a convolution of each of `width` channels by itself, otherwise as `conv`.
+    """Returns a depthwise convolution of `width` channels, otherwise like `conv`.
 
-    XLA's grouped convolution, and even more its gradient, is slow on a CPU; a sum of shifted products is not.
+    On a CPU it is a sum of shifted products: XLA's grouped convolution, and even more its gradient, is slow there.
     """
     how = {"conv_general_dilated": _shifted_products} if jax.default_backend() == "cpu" else {}
     return conv(width, size, stride, feature_group_count=width, **how, **kwargs)
 
 
 def _shifted_products(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: Any, **_: Any) -> jax.Array:
-    """Returns what `jax.lax.conv_general_dilated` does for a depthwise kernel (k, k, 1, C) and x (N, H, W, C)."""
+    """Returns the same as `jax.lax.conv_general_dilated` for a depthwise kernel (k, k, 1, C) and x (N, H, W, C)."""
     return depthwise_sum(jnp.pad(x, ((0, 0), *padding, (0, 0))), kernel, tuple(strides))
 
 
 @functools.partial(jax.jit, static_argnums=2)
 def depthwise_sum(x: jax.Array, kernel: jax.Array, strides: tuple[int, int]) -> jax.Array:
-    """Returns the depthwise convolution of x (N, H, W, C), padded already, with a kernel (k, k, 1, C)."""
+    """Returns the depthwise convolution of an already padded x (N, H, W, C) with a kernel (k, k, 1, C)."""
     rows, columns = ((n - k) // s + 1 for n, k, s in zip(x.shape[1:3], kernel.shape, strides, strict=False))
     total = jnp.zeros((x.shape[0], rows, columns, x.shape[3]), jnp.float32)
     for i, j in np.ndindex(*kernel.shape[:2]):
@@ -45,7 +45,7 @@ def depthwise_sum(x: jax.Array, kernel: jax.Array, strides: tuple[int, int]) -> 
 def batch_norm(running: bool, **kwargs: Any) -> nn.BatchNorm:
     """Returns a batch normalisation with torchvision's constants; statistics are float32 whatever the dtype.
 
-    `running`: normalise by the running statistics and leave them alone, rather than by the batch's.
+    `running`: normalise by the running statistics and do not update them, instead of by the batch's statistics.
     """
     return nn.BatchNorm(use_running_average=running, momentum=0.9, epsilon=1e-5, **kwargs)
 
@@ -60,15 +60,15 @@ def statistics_mask(image_valid: jax.Array | None) -> jax.Array | None:
 def drop_path(branch: jax.Array, rate: float | jax.Array, train: bool) -> jax.Array:
     """Returns a residual branch (N, ...), in training zero for a share `rate` of the images and scaled up for the rest.
 
-    Stochastic depth (Huang et al.): the mean stays, and each image draws for itself. Called inside a module; draws
-    from the random collection "drop_path", but for a Python rate of 0.
+    Stochastic depth (Huang et al.): the mean does not change, and images are drawn independently. Call it inside a
+    module; it draws from the random collection "drop_path", except for a Python rate of 0.
     """
     never = not isinstance(rate, jax.Array) and rate == 0
     return Dropout()(branch, rate) if train and not never else branch
 
 
 class Dropout(nn.Module):
-    """Returns what `nn.Dropout` does with one draw an image; the rate may be an array, as in a scan over blocks."""
+    """`nn.Dropout` with one draw per image and a rate that may be an array, as in a scan over blocks."""
 
     def __call__(self, branch: jax.Array, rate: float | jax.Array) -> jax.Array:
         one_draw_an_image = (branch.shape[0], *(1,) * (branch.ndim - 1))
@@ -77,7 +77,7 @@ class Dropout(nn.Module):
 
 
 def drop_path_rates(deepest: float, number: int) -> list[float]:
-    """Returns the rate of each of `number` blocks: growing linearly with depth from 0 to that of the deepest."""
+    """Returns the rates of `number` blocks, growing linearly with depth from 0 to `deepest`."""
     return np.linspace(deepest, 0, number)[::-1].tolist()
 
 

@@ -18,7 +18,7 @@ from epfv2_jax.models.encoders.parts import (
 
 
 class BasicBlock(nn.Module):
-    """Returns (N, ceil(h / stride), ceil(w / stride), channels): two 3x3 convolutions with a shortcut round them.
+    """Returns (N, ceil(h / stride), ceil(w / stride), channels): two 3x3 convolutions with a shortcut around them.
 
     The shortcut is a strided 1x1 convolution where the shape changes.
     """
@@ -50,8 +50,8 @@ class BasicBlock(nn.Module):
 class Bottleneck(nn.Module):
     """Returns (N, ceil(h / stride), ceil(w / stride), 4 * channels): a 3x3 convolution between two 1x1 ones.
 
-    The shortcut is a strided 1x1 convolution where the shape changes. The 3x3 one carries the stride: the variant that
-    torchvision and timm train ("v1.5"), not the paper's.
+    The shortcut is a strided 1x1 convolution where the shape changes. The stride is in the 3x3 convolution, as in
+    torchvision and timm ("v1.5"), not in the first 1x1 one, as in the paper.
     """
 
     channels: int
@@ -82,12 +82,12 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Returns features (N, ceil(H / 32), ceil(W / 32), 512 * expansion) of images (N, H, W, 1).
+    """Returns maps (N, ceil(H / s), ceil(W / s), C) of images (N, H, W, 1), one per stage: s = 4, 8, 16, 32.
 
     He et al., "Deep Residual Learning for Image Recognition", with the structure, padding and normalisation constants
     of torchvision: a weight `layer2.0.downsample.0.weight` there is `layer2_0/downsample_0/kernel` here. There is no
-    classifier. The stem takes one channel; with the sum of an RGB stem's kernel over its three inputs it computes
-    exactly what that stem computes from three copies of the image.
+    classifier. The stem takes one channel; with an RGB stem's kernel summed over its three inputs it computes exactly
+    what that stem computes from three copies of the image.
     """
 
     block: type[BasicBlock] | type[Bottleneck] = BasicBlock
@@ -98,11 +98,14 @@ class ResNet(nn.Module):
     drop_path: float = 0.0  # of the deepest block, in training
     frozen_statistics: bool = False  # batch normalisation by the running statistics, in training too
 
-    stride: ClassVar[int] = 32
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Image pixels per cell of each map, along each axis."""
+        return tuple(4 * 2**stage for stage in range(len(self.blocks)))
 
     @property
     def width(self) -> int:
-        """Channels of the features."""
+        """Channels of the last map."""
         return 64 * 2 ** (len(self.blocks) - 1) * self.block.expansion
 
     @property
@@ -114,17 +117,20 @@ class ResNet(nn.Module):
         )
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool = False, image_valid: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, images: jax.Array, train: bool = False, image_valid: jax.Array | None = None
+    ) -> tuple[jax.Array, ...]:
         chex.assert_axis_dimension(images, -1, 1)
         mask = statistics_mask(image_valid)
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         x = conv(64, 7, 2, name="conv1", **dtypes)(images.astype(self.dtype))
         x = nn.relu(batch_norm(self.frozen_statistics or not train, name="bn1", **dtypes)(x, mask=mask))
-        # Padded by hand: an explicit padding of the pooling itself is lost by an ONNX exporter.
+        # Padded separately: an ONNX exporter loses the explicit padding of a pooling.
         x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
         x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding="VALID")
         block = block_class(self.block, self.remat)
         drop_rates = iter(drop_path_rates(self.drop_path, sum(self.blocks)))
+        maps = []
         for stage, number in enumerate(self.blocks):
             for i in range(number):
                 x = block(
@@ -135,4 +141,5 @@ class ResNet(nn.Module):
                     name=f"layer{stage + 1}_{i}",
                     **dtypes,
                 )(x, train, mask)
-        return x
+            maps.append(x)
+        return tuple(maps)

@@ -12,10 +12,10 @@ from epfv2_jax.models.encoders.resnet import BasicBlock
 
 
 class Small(nn.Module):
-    """Returns features (N, ceil(H / s), ceil(W / s), widths[-1]) of images (N, H, W, 1), s = 2 ** (1 + len(widths)).
+    """Returns maps (N, ceil(H / s), ceil(W / s), widths[i]) of images (N, H, W, 1), one per stage: s = 4, 8, 16, ...
 
-    A 7x7 stem of stride 4, then stages of residual blocks as in ResNet: the first keeps the resolution, each further
-    one halves it. A stem of stride 4 with a block behind it trains faster on a CPU than two steps of stride 2, at more
+    A 7x7 stem of stride 4, then stages of residual blocks as in ResNet: the first keeps the resolution, each later one
+    halves it. A stem of stride 4 followed by a block trains faster on a CPU than two layers of stride 2, despite more
     multiplications: few channels at high resolution run far below the machine's peak.
     """
 
@@ -28,13 +28,13 @@ class Small(nn.Module):
     frozen_statistics: bool = False  # batch normalisation by the running statistics, in training too
 
     @property
-    def stride(self) -> int:
-        """Image pixels a feature, along each axis."""
-        return 2 ** (1 + len(self.widths))
+    def strides(self) -> tuple[int, ...]:
+        """Image pixels per cell of each map, along each axis."""
+        return tuple(4 * 2**stage for stage in range(len(self.widths)))
 
     @property
     def width(self) -> int:
-        """Channels of the features."""
+        """Channels of the last map."""
         return self.widths[-1]
 
     @property
@@ -46,7 +46,9 @@ class Small(nn.Module):
         )
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool = False, image_valid: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, images: jax.Array, train: bool = False, image_valid: jax.Array | None = None
+    ) -> tuple[jax.Array, ...]:
         chex.assert_axis_dimension(images, -1, 1)
         mask = statistics_mask(image_valid)
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
@@ -54,6 +56,7 @@ class Small(nn.Module):
         x = nn.relu(batch_norm(self.frozen_statistics or not train, name="bn1", **dtypes)(x, mask=mask))
         block = block_class(BasicBlock, self.remat)
         drop_rates = iter(drop_path_rates(self.drop_path, sum(self.blocks)))
+        maps = []
         for stage, (width, number) in enumerate(zip(self.widths, self.blocks, strict=True)):
             for i in range(number):
                 x = block(
@@ -64,4 +67,5 @@ class Small(nn.Module):
                     name=f"layer{stage + 1}_{i}",
                     **dtypes,
                 )(x, train, mask)
-        return x
+            maps.append(x)
+        return tuple(maps)

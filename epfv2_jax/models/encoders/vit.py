@@ -14,13 +14,13 @@ _INIT = nn.initializers.truncated_normal(0.02)
 
 
 class ViT(nn.Module):
-    """Returns features (N, H / 16, W / 16, width) of images (N, H, W, 1): the patch tokens of a DINOv3 transformer.
+    """Returns one map (N, H / 16, W / 16, width) of images (N, H, W, 1): the patch tokens of a DINOv3 transformer.
 
     Simeoni et al., "DINOv3" (arXiv 2508.10104); the defaults are ViT-S/16. Tokens are [CLS, registers, patches row by
-    row]; places enter through a rotation of queries and keys in every block (see `rotary_table`), so that any image
-    size will do. The patch embedding takes one channel; with the sum of an RGB kernel over its three inputs it computes
-    exactly what that one computes from three copies of the image. Without batch statistics all images count alike:
-    `image_valid` and `frozen_statistics` change nothing.
+    row]; positions enter through a rotation of queries and keys in every block (see `rotary_table`), so the image size
+    is free. The patch embedding takes one channel; with an RGB kernel summed over its three inputs it computes exactly
+    what that kernel computes from three copies of the image. There are no batch statistics: `image_valid` and
+    `frozen_statistics` have no effect.
 
     Raises:
       ValueError: the image's sides are not multiples of 16.
@@ -38,7 +38,8 @@ class ViT(nn.Module):
     frozen_statistics: bool = False
     scan_layers: bool = False  # one loop over the blocks: a smaller program; the parameters are the same
 
-    stride: ClassVar[int] = 16
+    patch: ClassVar[int] = 16
+    strides: ClassVar[tuple[int, ...]] = (16,)
     registers: ClassVar[int] = 4
 
     @property
@@ -48,21 +49,23 @@ class ViT(nn.Module):
         return (("patch_embed", "cls_token", "register_tokens"), *blocks, ("norm",))
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool = False, image_valid: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, images: jax.Array, train: bool = False, image_valid: jax.Array | None = None
+    ) -> tuple[jax.Array, ...]:
         chex.assert_axis_dimension(images, -1, 1)
         N, H, W, _ = images.shape
-        if H % self.stride or W % self.stride:
-            allowed = " x ".join(str(max(1, round(n / self.stride)) * self.stride) for n in (H, W))
+        if H % self.patch or W % self.patch:
+            allowed = " x ".join(str(max(1, round(n / self.patch)) * self.patch) for n in (H, W))
             raise ValueError(
-                f"images of {H} x {W} pixels do not divide into the patches of {self.stride} x {self.stride} of this "
-                f"encoder; resize or crop them to multiples of {self.stride}, such as {allowed}"
+                f"images of {H} x {W} pixels cannot be divided into the {self.patch} x {self.patch} patches of this "
+                f"encoder; resize or crop them to multiples of {self.patch}, such as {allowed}"
             )
-        h, w = H // self.stride, W // self.stride
+        h, w = H // self.patch, W // self.patch
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         patches = nn.Conv(
             self.width,
-            (self.stride, self.stride),
-            self.stride,
+            (self.patch, self.patch),
+            self.patch,
             "VALID",
             kernel_init=_INIT,
             name="patch_embed",
@@ -86,12 +89,12 @@ class ViT(nn.Module):
                     x, train, rotation
                 )
         x = layer_norm(name="norm", **dtypes)(x[:, extra:])
-        return x.reshape(N, h, w, self.width)
+        return (x.reshape(N, h, w, self.width),)
 
     def _scan_blocks(self, x: jax.Array, train: bool, rotation: tuple[np.ndarray, np.ndarray]) -> jax.Array:
-        """The blocks as one loop over their stacked parameters.
+        """Runs the blocks as one loop over their stacked parameters.
 
-        `nn.scan` would store the parameters stacked: other checkpoints, imported weights and learning rates by layer.
+        `nn.scan` would store them stacked, which changes checkpoints, weight import and layer-wise learning rates.
         """
         dropping = train and self.drop_path > 0
 
@@ -101,7 +104,7 @@ class ViT(nn.Module):
             return block.apply({"params": params}, x, dropping, rotation, rngs=rngs), None
 
         def stack(*leaves: jax.Array) -> jax.Array:
-            # In the dtype of the products; vectors stay as they are, for the norms compute with theirs in float32.
+            # Matrices in the dtype of the products; vectors keep theirs, as the norms compute in float32.
             return jnp.stack([leaf.astype(self.dtype) if leaf.ndim > 1 else leaf for leaf in leaves])
 
         params = (self.variables["params"][f"block_{i}"] for i in range(self.depth))
@@ -110,13 +113,13 @@ class ViT(nn.Module):
             jnp.asarray(drop_path_rates(self.drop_path, self.depth)),
             {"drop_path": jax.random.split(self.make_rng("drop_path"), self.depth)} if dropping else {},
         )
-        # XLA merges nothing across a loop's end: what is recomputed needs no barriers.
+        # XLA eliminates no common subexpressions across loop iterations: recomputation needs no barriers.
         body = jax.checkpoint(body, prevent_cse=False) if self.remat else body
         return jax.lax.scan(body, x, layers)[0]
 
 
 class Block(nn.Module):
-    """Returns tokens (N, L, C): attention, then an MLP, each normalised before, scaled after and added."""
+    """Returns tokens (N, L, C): attention, then an MLP, both as pre-norm residual branches with a layer scale."""
 
     heads: int
     mlp_width: int
@@ -137,13 +140,13 @@ class Block(nn.Module):
 
     def _scale(self, name: str, branch: jax.Array) -> jax.Array:
         # The original's 1e-5 suits very deep models and long schedules. Ours: 0.1, with which Touvron et al., "Going
-        # deeper with Image Transformers", start models of 12 blocks; it matters for training from scratch alone.
+        # deeper with Image Transformers", start models of 12 blocks; it matters only for training from scratch.
         scale = self.param(name, nn.initializers.constant(0.1), branch.shape[-1:], self.param_dtype)
         return branch * scale.astype(self.dtype)[None, None]
 
 
 class Attention(nn.Module):
-    """Returns (N, L, C): self-attention of many heads, queries and keys turned by `rotation`; no bias on keys."""
+    """Returns (N, L, C): multi-head self-attention, queries and keys rotated by `rotation`; no bias on keys."""
 
     heads: int
     dtype: Any
@@ -196,20 +199,20 @@ def dense(width: int, **kwargs: Any) -> nn.Dense:
 
 
 def layer_norm(**kwargs: Any) -> nn.LayerNorm:
-    """Returns a layer normalisation with DINOv3's constant, computed in float32 whatever the dtype.
+    """Returns a layer normalisation with DINOv3's epsilon, computed in float32 whatever the dtype.
 
-    The variance is that of the centred values: a transformer's few huge channels would cancel digits otherwise.
+    The variance is computed from centred values: a transformer's few huge channels would cancel digits otherwise.
     """
     return nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, **kwargs)
 
 
 def rotary_table(height: int, width: int, head_dim: int, extra: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns cosines and sines (extra + height * width, head_dim) of the angles that turn queries and keys, float32.
+    """Returns cosines and sines (extra + height * width, head_dim) of the rotations of queries and keys, float32.
 
-    DINOv3's axial RoPE: a quarter of the channels serves y and a quarter x, with periods from half the image's extent
+    DINOv3's axial RoPE: a quarter of the channels encodes y and a quarter x, with periods from half the image's extent
     to nearly 100 times that; the second half of the channels, partners of the first in `rotate`, has the same angles.
-    Cell centres run over (-1, 1) along either axis, whatever the grid. The `extra` tokens in front, CLS and registers,
-    are not turned. Periods have full precision, as in timm and Transformers; the original rounds them to bfloat16.
+    Cell centres span (-1, 1) along either axis, whatever the grid. The first `extra` tokens, CLS and registers, are not
+    rotated. Periods have full precision, as in timm and Transformers; the original rounds them to bfloat16.
     """
     y, x = (2 * (np.arange(n) + 0.5) / n - 1 for n in (height, width))
     period = 100.0 ** (np.arange(head_dim // 4) / (head_dim // 4))
@@ -222,10 +225,9 @@ def rotary_table(height: int, width: int, head_dim: int, extra: int) -> tuple[np
 
 
 def rotate(x: jax.Array, rotation: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Returns `x` (N, L, A, K) with its channel pairs (k, k + K/2) turned by the angles of a `rotary_table`.
+    """Returns `x` (N, L, A, K) with its channel pairs (k, k + K/2) rotated by the angles of a `rotary_table`.
 
-    The product of a turned query and a turned key depends on where the one lies from the other, and not on where both
-    lie. Computed in float32.
+    The product of a rotated query and a rotated key depends only on their relative position. Computed in float32.
     """
     cos, sin = (table[None, :, None] for table in rotation)
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)

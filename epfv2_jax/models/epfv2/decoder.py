@@ -1,6 +1,6 @@
-"""The decoder: one token per frame looks into all views, then back in time. Its cost knows nothing of joints."""
+"""The decoder: one token per frame attends to all views, then to the past, at a cost independent of the joints."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -11,11 +11,19 @@ from epfv2_jax.models.attention import SingleQueryAttention
 from epfv2_jax.models.epfv2.temporal import KVCache, TemporalAttention
 
 
+class ViewTokens(NamedTuple):
+    """The features of all views of each frame, as tokens."""
+
+    keys: jax.Array  # (B, T, V, N, C), with positions
+    values: jax.Array  # (B, T, V, N, C)
+    valid: jax.Array  # (B, T, V) bool
+
+
 class Decoder(nn.Module):
     """Returns (token (B, T, C), next caches): multi-view cross-attention, temporal attention, feed-forward per layer.
 
-    The order is the paper's; one layer is drawn there. Pre-norm residual blocks are our choice, and so is that all
-    layers of a decoder share its view conditioning.
+    The order is that of the paper, which shows one layer. Pre-norm residual blocks and sharing the view conditioning
+    between the layers of a decoder are our choice.
     """
 
     depth: int
@@ -31,20 +39,21 @@ class Decoder(nn.Module):
     def __call__(
         self,
         token: jax.Array,
-        keys: jax.Array,
-        values: jax.Array,
+        views: ViewTokens,
         conditioning: jax.Array | None,
-        view_valid: jax.Array,
         frame_valid: jax.Array,
         frame_gap: jax.Array,
         caches: tuple[KVCache, ...],
     ) -> tuple[jax.Array, tuple[KVCache, ...]]:
-        """Arguments: token (B, T, C); keys and values (B, T, V, N, C); `conditioning` (B, T, V, C), added to the
-        query per view, or None; view_valid (B, T, V); frame_valid and frame_gap (B, T); one cache a temporal layer."""
-        B, T, V, _, width = keys.shape
+        """Runs the layers on `token` (B, T, C).
+
+        `conditioning` (B, T, V, C), or None, is added to the query of each view. `frame_valid` and `frame_gap` are
+        (B, T). There is one cache per temporal layer.
+        """
+        B, T, V, _, width = views.keys.shape
         chex.assert_shape(token, (B, T, width))
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        # xi, the learned embedding of each camera: as large as the normalised token, so views ask different things.
+        # xi, the learned embedding of each view: as large as the normalised token, so that the queries of views differ.
         xi = self.param("view_embedding", nn.initializers.normal(1.0), (V, width), self.param_dtype)
         sigma = jnp.broadcast_to(xi.astype(self.dtype), (B, T, V, width))
         if conditioning is not None:
@@ -52,9 +61,7 @@ class Decoder(nn.Module):
         next_caches = []
         for i in range(self.depth):
             normed = nn.LayerNorm(name=f"cross_norm_{i}", **dtypes)(token)
-            token = token + MultiViewAttention(self.heads, name=f"cross_{i}", **dtypes)(
-                normed, keys, values, sigma, view_valid
-            )
+            token = token + MultiViewAttention(self.heads, name=f"cross_{i}", **dtypes)(normed, views, sigma)
             if self.temporal:
                 block = TemporalBlock(self.heads, self.window, self.rope_base, name=f"temporal_{i}", **dtypes)
                 token, cache = block(token, frame_valid, frame_gap, caches[i])
@@ -77,15 +84,13 @@ class MultiViewAttention(nn.Module):
     param_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(
-        self, token: jax.Array, keys: jax.Array, values: jax.Array, sigma: jax.Array, view_valid: jax.Array
-    ) -> jax.Array:
+    def __call__(self, token: jax.Array, views: ViewTokens, sigma: jax.Array) -> jax.Array:
         B, T, V, width = sigma.shape
-        chex.assert_shape(view_valid, (B, T, V))
+        chex.assert_shape(views.valid, (B, T, V))
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         query = token[:, :, None] + sigma
-        heads = SingleQueryAttention(self.heads, name="attention", **dtypes)(query, keys, values)
-        heads = jnp.where(view_valid[..., None], heads, 0)
+        heads = SingleQueryAttention(self.heads, name="attention", **dtypes)(query, views.keys, views.values)
+        heads = jnp.where(views.valid[..., None], heads, 0)
         return nn.Dense(width, name="join", **dtypes)(heads.reshape(B, T, V * width))
 
 

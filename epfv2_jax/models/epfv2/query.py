@@ -1,4 +1,4 @@
-"""The query of a frame: what the headset's own pose says before any image is seen."""
+"""The query token of a frame, computed from the headset's pose alone."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ _IDENTITY_6D = np.asarray([1, 0, 0, 0, 1, 0], np.float32)
 
 
 class QueryToken(nn.Module):
-    """Returns the token (B, T, C) with which a frame enters the first decoder: an MLP of the headset vector.
+    """Returns the query token (B, T, C) of each frame for the first decoder: an MLP of the headset vector.
 
     Without a headset vector the token is learned and the same for all frames (the paper's ablation 4).
     """
@@ -73,8 +73,8 @@ def headset_vector(
 def heading(R_world_headset: jax.Array) -> jax.Array:
     """Returns the rotation (..., 3, 3) about the world's y axis that is nearest to R_world_headset (..., 3, 3).
 
-    The twist of the swing-twist decomposition: unlike the direction of a coordinate axis on the floor it is smooth for
-    a person who looks straight down, and undefined (the identity then) only for one turned upside down.
+    The twist of the swing-twist decomposition: unlike the direction of a coordinate axis on the floor, it is smooth for
+    a person who looks straight down, and undefined (then the identity) only for a person upside down.
     """
     R = R_world_headset
     cos, sin = R[..., 0, 0] + R[..., 2, 2], R[..., 0, 2] - R[..., 2, 0]

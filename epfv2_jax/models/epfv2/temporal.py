@@ -14,10 +14,10 @@ from epfv2_jax.models import attention
 class KVCache(struct.PyTreeNode):
     """Keys and values of the frames before a chunk, oldest first; immutable, passed in and returned.
 
-    Keys are stored NOT rotated, with their age in frame times (1/30 s at 30 fps) at the newest frame seen. Positions
-    are formed from ages only when they are used, relative to the chunk: they stay small however long the stream is, and
-    a dropped frame ages its predecessors by two instead of one. An entry as old as the window is out of sight: an empty
-    cache holds nothing but such entries.
+    Keys are stored NOT rotated, with their age in frame times (1/30 s at 30 fps) at the newest frame. Positions are
+    computed from ages at use, relative to the chunk: they stay small however long the stream is, and a dropped frame
+    ages its predecessors by two instead of one. An entry as old as the window is masked; an empty cache holds only such
+    entries.
     """
 
     keys: jax.Array  # (B, W - 1, A, K)
@@ -26,7 +26,7 @@ class KVCache(struct.PyTreeNode):
 
 
 def empty_cache(batch: int, window: int, heads: int, head_width: int, dtype: Any = jnp.float32) -> KVCache:
-    """Returns the cache of streams in which nothing has been seen."""
+    """Returns the cache of `batch` streams before their first frame."""
     shape = (batch, window - 1, heads, head_width)
     return KVCache(
         keys=jnp.zeros(shape, dtype), values=jnp.zeros(shape, dtype), age=jnp.full(shape[:2], window, jnp.int32)
@@ -36,10 +36,9 @@ def empty_cache(batch: int, window: int, heads: int, head_width: int, dtype: Any
 class TemporalAttention(nn.Module):
     """Returns (B, T, C) and the next cache: each frame attends to the frames of the last `window` frame times.
 
-    The paper's eq. 9: RoPE on queries and keys, not on values. We let the window count the current frame, and count in
-    frame times rather than in frames, so that a gap shortens what is seen instead of stretching it. Frames with
-    `frame_valid` False are neither attended to nor written to the cache; what is returned for them is finite and
-    meaningless.
+    The paper's eq. 9: RoPE on queries and keys, not on values. Our window includes the current frame and is measured in
+    frame times, not frames, so that a gap reduces the frames in it instead of stretching it. Frames with `frame_valid`
+    False are neither attended to nor written to the cache; their outputs are finite but meaningless.
     """
 
     heads: int
@@ -58,8 +57,8 @@ class TemporalAttention(nn.Module):
         head_shape = (self.heads, width // self.heads)
         query, key, value = (nn.DenseGeneral(head_shape, name=n, **dtypes)(tokens) for n in ("query", "key", "value"))
 
-        # Time is counted from the newest frame in the cache. A gap beyond the window hides everything before it,
-        # whatever its length, so it is cut there and no sum can overflow.
+        # Time is counted from the newest frame in the cache. A gap as long as the window hides everything before it, so
+        # gaps are clipped there and no sum can overflow.
         elapsed = jnp.cumsum(jnp.where(frame_valid, jnp.clip(frame_gap, 1, self.window), 0), axis=1)
         keys = jnp.concatenate([cache.keys, key.astype(cache.keys.dtype)], axis=1)
         values = jnp.concatenate([cache.values, value.astype(cache.values.dtype)], axis=1)
@@ -77,7 +76,7 @@ class TemporalAttention(nn.Module):
 
 
 def _drop_oldest(entries: KVCache, frame_valid: jax.Array) -> KVCache:
-    """The newest entries (B, W - 1, ...) among entries (B, W - 1 + T, ...), trailing invalid ones left out."""
+    """Returns the newest entries (B, W - 1, ...) of entries (B, W - 1 + T, ...), without trailing invalid ones."""
     T = frame_valid.shape[1]
     size = entries.age.shape[1] - T
 

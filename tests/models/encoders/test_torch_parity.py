@@ -10,7 +10,7 @@ import torch_reference
 from safetensors.torch import save_file
 
 from epfv2_jax.models import encoders
-from epfv2_jax.models.encoders.weights import torch_weights
+from epfv2_jax.models.encoders import weights as weights_lib
 
 pytestmark = [pytest.mark.extras, pytest.mark.filterwarnings("ignore")]
 
@@ -24,10 +24,10 @@ def differences(reference, path, encoder, size_hw, seed=0):
     Where a ReLU's input is nearly zero, rounding decides whether a gradient passes. The gradients of convolutional
     encoders are therefore compared in float64.
     """
-    variables = torch_weights.convert(torch_weights.read(path), encoder).variables
+    variables = weights_lib.convert(weights_lib.read(path), encoder).variables
     rng = np.random.default_rng(seed)
     images = rng.standard_normal((2, *size_hw, 1), np.float32)
-    features = jax.jit(encoders.ENCODERS[encoder]().apply)(variables, images)
+    features = jax.jit(encoders.ENCODERS[encoder]().apply)(variables, images)[-1]
     weights = rng.standard_normal(features.shape, np.float32)
     expected, expected_gradient = reference.features_and_gradient(images, weights)
     if encoder.startswith("dinov3"):
@@ -45,7 +45,7 @@ def image_gradient(encoder, variables, images, weights):
     """Returns the gradient of sum(weights * features) by the images, computed in their dtype."""
     module = encoders.ENCODERS[encoder](dtype=images.dtype, param_dtype=images.dtype)
     variables = jax.tree.map(lambda leaf: leaf.astype(images.dtype), variables)
-    gradient = jax.jit(jax.grad(lambda images, variables: (module.apply(variables, images) * weights).sum()))
+    gradient = jax.jit(jax.grad(lambda images, variables: (module.apply(variables, images)[-1] * weights).sum()))
     return np.asarray(gradient(images, variables))
 
 
@@ -96,4 +96,4 @@ def test_transformers_as_it_saves_itself(tmp_path):
 
 
 def test_every_encoder_with_published_weights_has_a_reference():
-    assert set(torch_reference.TIMM) == set(torch_weights.encoder_names())
+    assert set(torch_reference.TIMM) == set(weights_lib.encoder_names())

@@ -18,12 +18,14 @@ def call():
     keys, values = jnp.asarray(rng.normal(size=(2, B, T, V, N, C)), jnp.float32)
     sigma = jnp.asarray(rng.normal(size=(B, T, V, C)), jnp.float32)
     module = decoder.MultiViewAttention(heads=2)
-    variables = module.init(jax.random.key(0), token, keys, values, sigma, jnp.ones((B, T, V), bool))
+    views = decoder.ViewTokens(keys=keys, values=values, valid=jnp.ones((B, T, V), bool))
+    variables = module.init(jax.random.key(0), token, views, sigma)
     bias = jnp.arange(C, dtype=jnp.float32)
     variables = {"params": {**variables["params"], "join": {**variables["params"]["join"], "bias": bias}}}
 
     def apply(view_valid, sigma=sigma, values=values):
-        return module.apply(variables, token, keys, values, sigma, jnp.broadcast_to(jnp.array(view_valid), (B, T, V)))
+        valid = jnp.broadcast_to(jnp.array(view_valid), (B, T, V))
+        return module.apply(variables, token, decoder.ViewTokens(keys=keys, values=values, valid=valid), sigma)
 
     return apply, sigma, values, bias
 

@@ -7,8 +7,12 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from epfv2_jax.geometry import transforms
-from epfv2_jax.models import body
-from epfv2_jax.models.epfv2 import model as epfv2
+from epfv2_jax.geometry.layout import EGOBODY3M as LAYOUT_OF_FOUR
+from epfv2_jax.geometry.skeleton import EGOBODY3M, Skeleton
+from epfv2_jax.inference import streams
+from epfv2_jax.models import base
+from epfv2_jax.models.epfv2.model import EPFv2, EPFv2Config
+from epfv2_jax.testing import fakes
 
 PEOPLE, FRAMES = 2, 30  # three windows of 10
 
@@ -20,7 +24,7 @@ def assert_close(a, b, atol=2e-5):
 def clip(tiny, frames, **changes):
     """Returns predictions and state of the whole clip in one step."""
     model, variables, step = tiny(**changes)
-    return step(variables, frames, epfv2.initial_state(model.config, frames.frame_valid.shape[0]))
+    return step(variables, frames, model.initial_state(frames.frame_valid.shape[0]))
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +45,7 @@ def frames(helpers):
 def test_stream_equals_clip(tiny, frames, body_name, chunk):
     whole, last = clip(tiny, frames, body=body_name)
     model, variables, _ = tiny(body=body_name)
-    streamed, state = jax.jit(lambda v, f: epfv2.scan_frames(model, v, f, chunk=chunk))(variables, frames)
+    streamed, state = jax.jit(lambda v, f: streams.scan_frames(model, v, f, chunk=chunk))(variables, frames)
     assert_close(streamed, whole)
     assert_close(state, last)
     movement = np.abs(np.diff(whole.joints_headset_m, axis=1)).max()
@@ -58,9 +62,9 @@ def test_model_sees_the_past_of_the_stream(tiny, helpers, frames):
 def test_reset_of_one_person_leaves_the_others_alone(tiny, helpers, frames):
     model, variables, step = tiny()
     halves = helpers.time_slice(frames, 0, 15), helpers.time_slice(frames, 15, 30)
-    empty = epfv2.initial_state(model.config, PEOPLE)
+    empty = model.initial_state(PEOPLE)
     _, state = step(variables, halves[0], empty)
-    after_reset, _ = step(variables, halves[1], epfv2.reset(model.config, state, jnp.array([True, False])))
+    after_reset, _ = step(variables, halves[1], base.reset(model, state, jnp.array([True, False])))
     fresh, _ = step(variables, halves[1], empty)
     gone_on, _ = step(variables, halves[1], state)
     assert_close(jax.tree.map(lambda x: x[0], after_reset), jax.tree.map(lambda x: x[0], fresh), atol=0)
@@ -69,7 +73,7 @@ def test_reset_of_one_person_leaves_the_others_alone(tiny, helpers, frames):
 
 def test_padding_of_any_content_changes_nothing(tiny, helpers, frames):
     model, variables, step = tiny()
-    empty = epfv2.initial_state(model.config, PEOPLE)
+    empty = model.initial_state(PEOPLE)
     full = helpers.time_slice(frames, 0, 15)
     expected, _ = step(variables, full, empty)
     valid = np.ones((PEOPLE, 15), bool)
@@ -108,13 +112,20 @@ def test_what_lies_under_a_view_mask_never_enters_the_encoder(tiny, helpers):
     images = np.full(frames.images.shape, np.nan, np.float32)
     frames = frames.replace(images=images, view_valid=np.zeros_like(frames.view_valid))
     model, variables, _ = tiny()
-    assert np.isfinite(jax.jit(lambda f: model.apply(variables, f, method="encode"))(frames)).all()
+
+    @jax.jit
+    def encoded(frames):
+        wanted = lambda module, method: module.name == "encoder" and method == "__call__"  # noqa: E731
+        return model.apply(variables, frames, capture_intermediates=wanted, mutable=["intermediates"])[1]
+
+    maps = jax.tree.leaves(encoded(frames))
+    assert maps and all(np.isfinite(m).all() for m in maps)
 
 
 def test_motion_is_told_from_the_second_frame_of_a_stream_on(tiny, helpers, frames):
     model, variables, step = tiny()
     first = helpers.time_slice(frames, 0, 15)
-    state = epfv2.initial_state(model.config, PEOPLE)
+    state = model.initial_state(PEOPLE)
     elsewhere = state.replace(T_world_headset=state.T_world_headset.at[:, 0, 3].add(0.1))
     assert_close(step(variables, first, elsewhere), step(variables, first, state), atol=0)
     started = jnp.ones(PEOPLE, bool)
@@ -132,7 +143,7 @@ def test_no_frame_sees_a_later_one_and_the_window_ends(tiny, helpers):
     def sensitivity(t):
         def out(images):
             predictions = model.apply(variables, frames.replace(images=images))
-            return (predictions.joints_headset_m.sum((2, 3)) + predictions.cholesky_m.sum((2, 3, 4)))[0, t]
+            return (predictions.joints_headset_m.sum((2, 3)) + predictions.distribution.cholesky_m.sum((2, 3, 4)))[0, t]
 
         return jnp.abs(jax.grad(out)(images)).max((0, 2, 3, 4))
 
@@ -142,6 +153,23 @@ def test_no_frame_sees_a_later_one_and_the_window_ends(tiny, helpers):
         np.testing.assert_array_equal(seen, [t - reach <= s <= t for s in range(num_frames)])
 
 
+def test_history_is_no_longer_than_needed(tiny, helpers):
+    """Where every other frame is lost, the headset's motion reaches as far as a temporal layer does."""
+    model, variables, step = tiny(window=3, body="keypoints")
+    frames = helpers.make_frames(1, 6)
+    frames = frames.replace(frame_gap=np.full((1, 6), 2, np.int32))
+    state = model.initial_state(1)
+    expected, _ = step(variables, frames, state)
+    reached = []
+    for s in range(6):
+        T_world_headset = frames.T_world_headset.copy()
+        T_world_headset[:, s, 0, 3] += 0.1
+        other, _ = step(variables, frames.replace(T_world_headset=T_world_headset), state)
+        if np.abs(other.joints_headset_m - expected.joints_headset_m)[:, -1].max() > 1e-5:
+            reached.append(2 * (5 - s))
+    assert max(reached) == model.history - 1
+
+
 @pytest.mark.slow
 def test_initial_prediction_stands_upright_below_a_nodding_headset(helpers):
     """Ablation 4 is not told the headset's pose: there the rest pose nods with the head."""
@@ -149,9 +177,9 @@ def test_initial_prediction_stands_upright_below_a_nodding_headset(helpers):
     T_world_headset = np.eye(4, dtype=np.float32)
     T_world_headset[:3, :3] = Rotation.from_euler("YXZ", [1.0, 0.6, 0.2]).as_matrix()
     frames = frames.replace(T_world_headset=jnp.asarray(T_world_headset)[None, None])
-    rest = body.rest_joints_headset_m()
+    rest = EGOBODY3M.rest_joints_headset_m()
     for auxiliary_input in (True, False):
-        model = epfv2.EPFv2(helpers.tiny_config(auxiliary_input=auxiliary_input))
+        model = helpers.tiny_model(auxiliary_input=auxiliary_input)
         predictions, _ = jax.jit(model.init_with_output)(jax.random.key(0), frames)
         joints_world_m = predictions.joints_headset_m[0, 0] @ T_world_headset[:3, :3].T
         nodded = np.abs(joints_world_m - rest @ Rotation.from_euler("Y", 1.0).as_matrix().T).max()
@@ -159,17 +187,18 @@ def test_initial_prediction_stands_upright_below_a_nodding_headset(helpers):
 
 
 def test_initial_prediction_is_the_rest_pose(helpers):
-    model = epfv2.EPFv2(helpers.tiny_config())
+    model = helpers.tiny_model()
     predictions, _ = jax.jit(model.init_with_output)(jax.random.key(0), helpers.make_frames(1, 1))
-    rest = body.rest_joints_headset_m()
+    rest = EGOBODY3M.rest_joints_headset_m()
     np.testing.assert_allclose(predictions.joints_headset_m[0, 0], rest, atol=0.05)
-    np.testing.assert_allclose(predictions.proposal_joints_headset_m[0, 0], rest, atol=0.05)
-    np.testing.assert_allclose(predictions.cholesky_m[0, 0], np.tile(0.1 * np.eye(3), (26, 1, 1)), atol=0.01)
+    np.testing.assert_allclose(predictions.intermediate_joints_m["proposal"][0, 0], rest, atol=0.05)
+    np.testing.assert_allclose(
+        predictions.distribution.cholesky_m[0, 0], np.tile(0.1 * np.eye(3), (26, 1, 1)), atol=0.01
+    )
 
 
-def shapes(config, helpers):
+def shapes(model, helpers):
     """Returns the parameters' shapes by path, and the shapes of the outputs: nothing is computed."""
-    model = epfv2.EPFv2(config)
     frames = helpers.make_frames(1, 2)
     predictions, variables = jax.eval_shape(model.init_with_output, jax.random.key(0), frames)
     flat = jax.tree_util.tree_leaves_with_path(variables["params"])
@@ -192,14 +221,14 @@ def shapes(config, helpers):
     ],
 )
 def test_a_switch_changes_its_part_and_no_other(helpers, changes, removed, added):
-    full, full_out = shapes(helpers.tiny_config(), helpers)
-    ablated, out = shapes(helpers.tiny_config(**changes), helpers)
+    full, full_out = shapes(helpers.tiny_model(), helpers)
+    ablated, out = shapes(helpers.tiny_model(**changes), helpers)
     gone, new = set(full) - set(ablated), set(ablated) - set(full)
     assert gone == {p for p in full if p.startswith(removed)} and bool(gone) == bool(removed)
     assert new == {p for p in ablated if p.startswith(added)} and bool(new) == bool(added)
     resized = {p.split("/")[0] for p in set(full) & set(ablated) if full[p] != ablated[p]}
     assert resized == ({"proposal_head", "refinement_head"} if "body" in changes else set())
-    assert (out.body is None) == ("body" in changes) and (out.cholesky_m is None) == ("uncertainty" in changes)
+    assert (out.body is None) == ("body" in changes) and (out.distribution is None) == ("uncertainty" in changes)
     assert out.joints_headset_m.shape == full_out.joints_headset_m.shape == (1, 2, 26, 3)
 
 
@@ -210,10 +239,9 @@ def test_number_of_caches_follows_the_switches(helpers):
         ({"temporal": False}, 0),
         ({"temporal_position": "query", "depth": 2}, 1),
     ):
-        config = helpers.tiny_config(**changes)
+        model = helpers.tiny_model(**changes)
         frames = helpers.make_frames(1, 2)
-        state = epfv2.initial_state(config, 1)
-        model = epfv2.EPFv2(config)
+        state = model.initial_state(1)
         init = lambda key, model=model, frames=frames, state=state: model.init_with_output(  # noqa: E731
             key, frames, state, method="step"
         )
@@ -229,7 +257,7 @@ def test_deeper_model_with_early_temporal_block_streams_too(tiny, frames, helper
     changes = {"temporal_position": "query", "depth": 2, "auxiliary_input": False}
     whole, _ = clip(tiny, short, **changes)
     model, variables, step = tiny(**changes)
-    state, out = epfv2.initial_state(model.config, PEOPLE), []
+    state, out = model.initial_state(PEOPLE), []
     for start in range(0, 15, 5):
         predictions, state = step(variables, helpers.time_slice(short, start, start + 5), state)
         out.append(predictions.joints_headset_m)
@@ -254,7 +282,7 @@ def test_refinement_teaches_the_proposal_through_the_projection(tiny, helpers):
         def offset(head, model=model, variables=variables):
             params = {**variables["params"], "proposal_head": head}
             predictions = model.apply({**variables, "params": params}, frames)
-            return jnp.square(predictions.joints_headset_m - predictions.proposal_joints_headset_m).sum()
+            return jnp.square(predictions.joints_headset_m - predictions.intermediate_joints_m["proposal"]).sum()
 
         gradients = jax.jit(jax.grad(offset))(variables["params"]["proposal_head"])
         # Of the refinement's offset, not of its sum with the proposal. In the sum p - p some rounding is left.
@@ -271,7 +299,7 @@ def test_keypoints_behind_the_cameras_stay_finite(tiny, helpers):
     @jax.jit
     def loss(params, frames):
         predictions = model.apply({**variables, "params": params}, frames)
-        return jnp.square(predictions.joints_headset_m).sum(), predictions.proposal_joints_headset_m
+        return jnp.square(predictions.joints_headset_m).sum(), predictions.intermediate_joints_m["proposal"]
 
     gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))
     (_, proposal), front = gradient(variables["params"], frames)
@@ -283,15 +311,15 @@ def test_keypoints_behind_the_cameras_stay_finite(tiny, helpers):
 def test_bfloat16_computes_and_answers_in_float32(tiny, helpers):
     frames = helpers.make_frames(PEOPLE, 5)
     expected, _ = clip(tiny, frames)
-    model = epfv2.EPFv2(helpers.tiny_config(dtype="bfloat16"))
+    model = helpers.tiny_model(dtype="bfloat16")
     _, variables, _ = tiny()
-    state = epfv2.initial_state(model.config, PEOPLE)
+    state = model.initial_state(PEOPLE)
     predictions, state = jax.jit(lambda v, f, s: model.apply(v, f, s, method="step"))(variables, frames, state)
     assert {x.dtype for x in jax.tree.leaves(predictions)} == {jnp.dtype("float32")}
     assert state.caches[0].keys.dtype == jnp.bfloat16
     difference = np.abs(predictions.joints_headset_m - expected.joints_headset_m).max()
     # Eight bits of mantissa through some ten layers: a few percent of what the heads move the rest pose by.
-    moved = np.abs(expected.joints_headset_m - body.rest_joints_headset_m()[None, None]).max()
+    moved = np.abs(expected.joints_headset_m - EGOBODY3M.rest_joints_headset_m()[None, None]).max()
     assert 0 < difference < 0.1 * moved, (difference, moved)
 
 
@@ -300,7 +328,9 @@ def test_bfloat16_computes_and_answers_in_float32(tiny, helpers):
     [
         ({"encoder": "resnet19"}, "encoder: 'resnet19' is not one of 'resnet18'"),
         ({"width": 100, "heads": 8}, "width: 100"),
-        ({"num_joints": 260}, "use 'keypoints'"),
+        ({"body": "blobs"}, "body: 'blobs' is not one of 'keypoints', 'parametric'"),
+        ({"degrees_of_freedom": 0.0}, "degrees_of_freedom"),
+        ({"window": float("inf")}, "window"),
         ({"window": 0}, "window"),
         ({"dtype": "float16"}, "dtype"),
         ({"image_std": 0.0}, "image_std"),
@@ -308,21 +338,37 @@ def test_bfloat16_computes_and_answers_in_float32(tiny, helpers):
 )
 def test_bad_configurations_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        epfv2.ModelConfig(**changes)
+        EPFv2Config(**changes)
 
 
 def test_wrong_number_of_views_and_chunks_are_refused(tiny, helpers):
     frames = helpers.make_frames(1, 5)
     model, variables, _ = tiny()
-    with pytest.raises(ValueError, match="2 views, the model num_views = 4"):
-        jax.eval_shape(epfv2.EPFv2(helpers.tiny_config(num_views=4)).init, jax.random.key(0), frames)
+    four = EPFv2(model.config, EGOBODY3M, LAYOUT_OF_FOUR)
+    with pytest.raises(ValueError, match="frames: 2 views, but the model was built for the 4 views of 'egobody3m'"):
+        jax.eval_shape(four.init, jax.random.key(0), frames)
     with pytest.raises(ValueError, match="chunk: 2 does not divide the 5 frames"):
-        epfv2.scan_frames(model, variables, frames, chunk=2)
+        streams.scan_frames(model, variables, frames, chunk=2)
+
+
+def chain(num_joints: int) -> Skeleton:
+    """Returns a skeleton whose joints hang on one another."""
+    return Skeleton(
+        name="chain",
+        joint_names=tuple(f"joint_{j}" for j in range(num_joints)),
+        parents=tuple(range(-1, num_joints - 1)),
+        mirror=tuple(range(num_joints)),
+        root_between=(0,),
+        groups=(),
+        rest_offsets_m=((0.0, 0.01, 0.0),) * num_joints,
+        rest_root_headset_m=(0.0, -0.6, 0.0),
+    )
 
 
 def test_another_number_of_keypoints(helpers):
-    parameters, out = shapes(helpers.tiny_config(body="keypoints", num_joints=40), helpers)
-    assert out.joints_headset_m.shape == (1, 2, 40, 3) and out.cholesky_m.shape == (1, 2, 40, 3, 3)
-    few, _ = shapes(helpers.tiny_config(body="keypoints"), helpers)
+    model = EPFv2(helpers.tiny_config(body="keypoints"), chain(40), fakes.TWO_VIEWS)
+    parameters, out = shapes(model, helpers)
+    assert out.joints_headset_m.shape == (1, 2, 40, 3) and out.distribution.cholesky_m.shape == (1, 2, 40, 3, 3)
+    few, _ = shapes(helpers.tiny_model(body="keypoints"), helpers)
     decoders = [{p: s for p, s in x.items() if "decoder" in p} for x in (parameters, few)]
     assert decoders[0] == decoders[1]

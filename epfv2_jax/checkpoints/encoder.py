@@ -1,0 +1,49 @@
+"""Imported encoder weights: a directory that training can start from."""
+
+import pathlib
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+import orbax.checkpoint as ocp
+from etils import epath
+
+import epfv2_jax
+from epfv2_jax.checkpoints import storage
+
+
+def save_encoder(
+    directory: str | pathlib.Path, name: str, variables: Mapping[str, Any], meta: Mapping[str, Any]
+) -> None:
+    """Writes an encoder's variables and `meta` (JSON-ready: where they came from) under its registered `name`.
+
+    Everything is written next to `directory` and renamed at the end, so that `directory` is complete or absent.
+
+    Raises:
+      ValueError: `directory` exists.
+    """
+    root = epath.Path(directory).resolve()
+    if root.exists():
+        raise ValueError(f"{root}: exists, and nothing is overwritten; give a new directory, or remove this one")
+    meta = {"encoder": name, "version": epfv2_jax.__version__, **meta}
+    args = ocp.args.Composite(model=ocp.args.StandardSave(variables), meta=ocp.args.JsonSave(meta))
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{root.name}.", dir=root.parent) as scratch:
+        unfinished = epath.Path(scratch) / root.name
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as writer:
+            writer.save(unfinished, args=args)
+        unfinished.rename(root)
+
+
+def load_encoder(directory: str | pathlib.Path) -> tuple[str, Any, dict[str, Any]]:
+    """Returns (name, variables as numpy arrays, meta) of an encoder that `save_encoder` wrote.
+
+    Raises:
+      ValueError: `directory` holds no imported encoder.
+    """
+    root = epath.Path(directory).resolve()
+    if not ((root / "model").exists() and (root / "meta").exists()):
+        raise ValueError(f"{root}: no imported encoder here; give the directory that import_weights wrote")
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+        meta = reader.restore(root, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+    return meta["encoder"], storage.read_item(root / "model"), meta

@@ -1,0 +1,178 @@
+"""Writes the checkpoints of a run and restores them.
+
+Saving is asynchronous. A step that cannot be read is moved aside, and the one before it is used.
+"""
+
+import logging
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from jax.experimental import multihost_utils
+
+from epfv2_jax.checkpoints import storage
+from epfv2_jax.checkpoints.about import About, ForeignCheckpointError
+from epfv2_jax.core import multihost
+
+_log = logging.getLogger(__name__)
+
+
+class CheckpointWriter:
+    """Keeps the latest checkpoints of a run, to resume from, and the best one by a metric.
+
+    Every process of a run has a writer, and all call its methods at the same time.
+    """
+
+    def __init__(
+        self,
+        directory: str | pathlib.Path,
+        about: About,
+        keep: int = 2,
+        changeable: tuple[str, ...] = (),
+    ):
+        """Opens (and makes) `directory`.
+
+        Args:
+          directory: shared by all processes.
+          about: the description of the run.
+          keep: number of latest checkpoints to keep.
+          changeable: dotted keys, or groups of keys, of the run's configuration that may differ from a checkpoint's.
+        """
+        self._directory = epath.Path(directory).resolve()
+        self._about, self._keep, self._changeable = about, keep, changeable
+        self._latest = storage.open_manager(self._directory / storage.LATEST, keep)
+        self._best = storage.open_manager(self._directory / storage.BEST, 1)
+        self._best_value = None
+        try:
+            if (step := self._best.latest_step()) is not None:
+                self._best_value = storage.read_meta(self._best, step)["best_value"]
+        except Exception as error:  # a damaged file may raise anything
+            consequence = "there is no best checkpoint until the next evaluation"
+            self._best = self._set_aside(self._best, storage.BEST, {step: error}, consequence)
+
+    def latest_step(self) -> int | None:
+        """Returns the newest committed step, or None before the first."""
+        return max(storage.committed_steps(self._directory / storage.LATEST), default=None)
+
+    def save(self, step: int, state: Any, variables: Any, position: Mapping[str, Any]) -> None:
+        """Starts saving `state`, the inference `variables` and the data `position` (JSON-ready) under `step`."""
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(state),
+            model=ocp.args.StandardSave(variables),
+            meta=ocp.args.JsonSave({**self._about.to_meta(), "position": dict(position)}),
+        )
+        self._latest.save(step, args=args, force=True)
+
+    def save_if_best(self, step: int, variables: Any, value: float, metrics: Mapping[str, float]) -> bool:
+        """Returns whether `value` (lower is better) beats every earlier one; if so keeps the variables as the best."""
+        if not np.isfinite(value) or (self._best_value is not None and value >= self._best_value):
+            return False
+        if self._best.latest_step() is not None and step <= self._best.latest_step():
+            self._best.delete(self._best.latest_step())
+        args = ocp.args.Composite(
+            model=ocp.args.StandardSave(variables),
+            meta=ocp.args.JsonSave({**self._about.to_meta(), "best_value": float(value), "metrics": dict(metrics)}),
+        )
+        self._best.save(step, args=args, force=True)
+        self._best_value = float(value)
+        return True
+
+    def restore(self, abstract_state: Any) -> tuple[Any, dict[str, Any]]:
+        """Returns (state, meta) of the newest readable step, laid out as `abstract_state` (shapes, dtypes, shardings).
+
+        The shardings are those of the current run, not of the run that saved the step. Steps that were not committed or
+        cannot be read are moved to `damaged` next to the others, with a warning, once an older step has been read.
+
+        Raises:
+          ValueError: the checkpoint was made with another configuration (the message lists the keys that differ), or
+            none can be read.
+        """
+        committed = storage.committed_steps(self._directory / storage.LATEST)
+        damaged: dict[int, Exception] = {}
+        for step in sorted(self._latest.all_steps(), reverse=True):
+            try:
+                if step not in committed:
+                    raise ValueError(f"{storage.COMMIT_MARKER} is missing: the step was not written completely")
+                meta = storage.read_meta(self._latest, step)
+                self._check_experiment(step, meta)
+                _try_reading(self._directory / storage.LATEST / str(step) / "state")
+                args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state))
+                state = self._latest.restore(step, args=args)["state"]
+            except ForeignCheckpointError:
+                raise
+            except Exception as error:  # a damaged file may raise anything
+                damaged[step] = error
+                continue
+            if damaged:
+                self._latest = self._set_aside(self._latest, storage.LATEST, damaged, f"going back to step {step}")
+            return state, meta
+        reasons = "; ".join(f"step {step}: {_first_line(error)}" for step, error in damaged.items())
+        raise ValueError(f"{self._directory / storage.LATEST}: no checkpoint can be read ({reasons})") from next(
+            iter(damaged.values()), None
+        )
+
+    def wait(self) -> None:
+        """Waits until all that was saved is committed."""
+        for manager in (self._latest, self._best):
+            manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits for pending saves and releases the managers."""
+        self.wait()
+        for manager in (self._latest, self._best):
+            manager.close()
+
+    def _check_experiment(self, step: int, meta: Mapping[str, Any]) -> None:
+        about = About.from_meta(meta, f"{self._directory}: step {step}")
+        differing = [
+            (key, old, new)
+            for key, old, new in about.differences(self._about)
+            if not any(key == name or key.startswith(f"{name}.") for name in self._changeable)
+        ]
+        if differing:
+            shown = "; ".join(f"{key}: checkpoint {old!r}, now {new!r}" for key, old, new in differing[:5])
+            raise ForeignCheckpointError(
+                f"{self._directory}: the checkpoint at step {step} was made with another configuration ({shown}); give "
+                "the run another output_dir, or restore the old values"
+            )
+
+    def _set_aside(
+        self, manager: ocp.CheckpointManager, name: str, damaged: Mapping[int, Exception], consequence: str
+    ) -> ocp.CheckpointManager:
+        """Moves the damaged steps aside and returns a new manager of the others."""
+        manager.close()
+        for step, error in damaged.items():
+            path = self._directory / name / str(step)
+            aside = self._directory / storage.DAMAGED / f"{name}_{step}"
+            if multihost.is_first():
+                _log.warning(
+                    "checkpoint %s cannot be read (%s): moved to %s; %s", path, _first_line(error), aside, consequence
+                )
+                aside.parent.mkdir(exist_ok=True)
+                if aside.exists():
+                    aside.rmtree()
+                path.rename(aside)
+        multihost_utils.sync_global_devices(f"set aside {name}")
+        return storage.open_manager(self._directory / name, self._keep if name == storage.LATEST else 1)
+
+
+def _try_reading(item: epath.Path) -> None:
+    """Raises in all processes if the first cannot read `item`: one that fails alone would leave the others waiting."""
+    if jax.process_count() == 1:
+        return  # the restore itself raises
+    failure = ""
+    if multihost.is_first():
+        try:
+            storage.read_item(item, alone=True)
+        except Exception as error:  # a damaged file may raise anything
+            failure = _first_line(error) or type(error).__name__
+    if multihost_utils.broadcast_one_to_all(np.asarray(bool(failure))):
+        raise ValueError(failure or "process 0 cannot read it")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0][:300]

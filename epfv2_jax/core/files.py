@@ -1,0 +1,86 @@
+"""Files that appear whole or not at all, and hashes of what is in them."""
+
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+from etils import epath
+
+from epfv2_jax.core import checks
+
+
+@contextlib.contextmanager
+def publishing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Gives a path to write to; when the block ends, that file or folder is renamed to `path`.
+
+    The temporary path lies in a folder of this process's own: when several processes publish the same file at once,
+    each publishes a whole one. If the block raises, `path` stays as it was.
+    """
+    path = pathlib.Path(path)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as own:
+        yield pathlib.Path(own) / path.name
+        os.replace(pathlib.Path(own) / path.name, path)
+
+
+def write_atomic(path: str | os.PathLike, data: bytes) -> None:
+    """Writes a small file whole or not at all, replacing an old one. Object stores do this by themselves."""
+    if is_remote(path):
+        epath.Path(path).write_bytes(data)
+        return
+    with publishing(path) as own, own.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_json(path: str | os.PathLike, value: Any, indent: int | None = 1) -> None:
+    """Writes strict JSON (no NaN) whole or not at all, with a final newline."""
+    write_atomic(path, (json.dumps(value, indent=indent, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: str | os.PathLike, max_bytes: int = 1 << 30) -> Any:
+    """Returns the content of a JSON file.
+
+    Raises:
+      ValueError: the file is absent, larger than `max_bytes`, or not JSON; the message names it.
+    """
+    path = epath.Path(path)
+    check_file(path)
+    if (size := path.stat().length) > max_bytes:
+        raise ValueError(f"{path}: {size} bytes, at most {max_bytes} are read")
+    return parse_json(path.read_bytes(), os.fspath(path))
+
+
+def parse_json(data: bytes, where: str, remedy: str = "") -> Any:
+    """Returns the content of JSON; a ValueError names `where` it is from and the remedy."""
+    # ValueError: JSONDecodeError, UnicodeDecodeError; RecursionError: a million brackets.
+    with checks.naming(f"{where}: not valid JSON", (ValueError, RecursionError), remedy):
+        return json.loads(data)
+
+
+def check_file(path: str | os.PathLike, remedy: str = "") -> None:
+    """Raises ValueError unless there is a file at `path`."""
+    if not epath.Path(path).is_file():
+        raise ValueError(f"{path}: no such file{'; ' if remedy else ''}{remedy}")
+
+
+def check_folder(path: str | os.PathLike, remedy: str) -> None:
+    """Raises ValueError unless there is a folder at `path`."""
+    if not epath.Path(path).is_dir():
+        raise ValueError(f"{path}: no such folder; {remedy}")
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """Returns the SHA-256 of a file as hex digits."""
+    with epath.Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_remote(path: str | os.PathLike) -> bool:
+    """Returns whether a path names an object store (gs://, s3://)."""
+    return "://" in os.fspath(path)

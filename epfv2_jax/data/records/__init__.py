@@ -1,0 +1,41 @@
+"""Records: runs of consecutive frames of one sequence, in ArrayRecord shards beside a manifest that is written last.
+
+A directory holds one split:
+
+    <name>.arrayrecord   shards, one FrameRun a record
+    manifest.json        skeleton, rig layout, image size and shards with checksums; without it the split is unfinished
+"""
+
+from epfv2_jax.data.records.manifest import (
+    MANIFEST_NAME,
+    MANIFEST_VERSION,
+    Manifest,
+    RecordSpec,
+    read_manifest,
+    write_manifest,
+)
+from epfv2_jax.data.records.reading import Records, open_records, verify
+from epfv2_jax.data.records.runs import RECORD_VERSION, FrameRun, decode, decode_images, encode
+from epfv2_jax.data.records.shards import SHARD_SUFFIX, RecordEntry, Shard, check_shard_size, write_shard
+
+__all__ = [
+    "MANIFEST_NAME",
+    "MANIFEST_VERSION",
+    "RECORD_VERSION",
+    "SHARD_SUFFIX",
+    "FrameRun",
+    "Manifest",
+    "RecordEntry",
+    "RecordSpec",
+    "Records",
+    "Shard",
+    "check_shard_size",
+    "decode",
+    "decode_images",
+    "encode",
+    "open_records",
+    "read_manifest",
+    "verify",
+    "write_manifest",
+    "write_shard",
+]

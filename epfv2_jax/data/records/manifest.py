@@ -1,0 +1,90 @@
+"""The manifest of a split: what all its records have in common, and its shards with their checksums."""
+
+import dataclasses
+import os
+import pathlib
+
+from epfv2_jax.core import checks, files
+from epfv2_jax.core import config as config_lib
+from epfv2_jax.data.records.runs import FrameRun
+from epfv2_jax.data.records.shards import Shard
+from epfv2_jax.geometry.layout import RigLayout
+from epfv2_jax.geometry.skeleton import Skeleton
+
+MANIFEST_NAME = "manifest.json"
+MANIFEST_VERSION = 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RecordSpec:
+    """What all records of a split have in common."""
+
+    image_size_hw: tuple[int, int]
+    camera_model: str  # "pinhole" or "fisheye", as in `geometry.cameras.Camera`
+    skeleton: Skeleton
+    layout: RigLayout
+
+    def difference(self, run: FrameRun) -> str:
+        """Returns what about a run is not as specified; an empty string if nothing is."""
+        for what, found, wanted in (
+            ("joints", run.num_joints, self.skeleton.num_joints),
+            ("views", run.num_views, self.layout.num_views),
+            ("image height and width", run.image_size_hw, self.image_size_hw),
+            ("camera model", run.camera_model, self.camera_model),
+        ):
+            if found != wanted:
+                return f"{what} {found} instead of {wanted}"
+        return ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a directory of records holds."""
+
+    version: int = MANIFEST_VERSION
+    split: str
+    spec: RecordSpec
+    shards: tuple[Shard, ...]
+    report: dict = dataclasses.field(default_factory=dict)  # of the writer: counts, what was left out and why
+
+
+def write_manifest(directory: str | os.PathLike, manifest: Manifest) -> None:
+    """Writes the manifest, which makes the directory complete; call it last. Several writers may do so at once."""
+    files.write_json(pathlib.Path(directory) / MANIFEST_NAME, config_lib.to_mapping(manifest))
+
+
+def read_manifest(directory: str | os.PathLike) -> Manifest:
+    """Returns the manifest of a directory of records.
+
+    Raises:
+      ValueError: there is none (the message lists the splits that exist, or the command that writes them), or it is not
+        of this version.
+    """
+    directory = pathlib.Path(directory)
+    path = directory / MANIFEST_NAME
+    if not path.is_file():
+        raise ValueError(f"{directory}: {_why_missing(directory)}")
+    content = files.read_json(path)
+    version = content.get("version") if isinstance(content, dict) else None
+    checks.equal(f"{path}: version", version, MANIFEST_VERSION, "convert the data again")
+    return config_lib.from_mapping(Manifest, content, path=os.fspath(path))
+
+
+def _why_missing(directory: pathlib.Path) -> str:
+    """Returns why a directory has no manifest, and what to do about it."""
+    command = f"python -m epfv2_jax.convert --in SOURCE --out {directory.parent}"
+    if directory.is_dir() and (splits := _splits(directory)):
+        return f"no {MANIFEST_NAME} here, but in {', '.join(splits)}; name one of these"
+    if directory.is_dir():
+        return (
+            f"no {MANIFEST_NAME}; the data is missing or its conversion unfinished: run '{command}' again, it goes on "
+            "where it stopped"
+        )
+    if splits := _splits(directory.parent):
+        near = checks.nearest(directory.name, splits)
+        return f"no such split; {directory.parent} holds {', '.join(splits)}{near}"
+    return f"no such folder; '{command}' writes records"
+
+
+def _splits(directory: pathlib.Path) -> list[str]:
+    return sorted(path.parent.name for path in directory.glob(f"*/{MANIFEST_NAME}"))

@@ -1,0 +1,128 @@
+"""Shards: ArrayRecord files of runs that appear whole or not at all.
+
+A shard is written under a temporary name, closed, read back, counted, hashed and only then renamed: a killed writer
+leaves no file that looks like a shard. An ArrayRecord file that was cut short can open as an empty one without any
+error, so readers compare its size with the manifest.
+"""
+
+import dataclasses
+import hashlib
+import os
+import pathlib
+import re
+from collections.abc import Iterable
+
+from array_record.python import array_record_module
+
+from epfv2_jax.core import checks, files
+from epfv2_jax.data.records.runs import FrameRun, encode
+
+SHARD_SUFFIX = ".arrayrecord"
+
+# JPEGs do not compress further, and a group of one makes each record readable on its own.
+_WRITER_OPTIONS = "group_size:1,uncompressed"
+# A fixed name: the next try after a killed process overwrites what that left.
+_TEMPORARY_SUFFIX = ".tmp"
+_SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*" + re.escape(SHARD_SUFFIX))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RecordEntry:
+    """What the manifest says of one record."""
+
+    sequence: str
+    first_frame: int
+    num_frames: int
+
+    @classmethod
+    def of(cls, run: FrameRun) -> "RecordEntry":
+        """Returns the entry of a run."""
+        return cls(sequence=run.sequence, first_frame=int(run.frame_index[0]), num_frames=run.num_frames)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shard:
+    """What the manifest says of one shard file."""
+
+    file: str
+    num_bytes: int
+    sha256: str
+    records: tuple[RecordEntry, ...]
+
+    def __post_init__(self):
+        if not _SHARD_NAME.fullmatch(self.file):
+            raise ValueError(f"file: {self.file!r} is not a plain file name that ends in {SHARD_SUFFIX}")
+
+
+def write_shard(path: str | os.PathLike, runs: Iterable[FrameRun]) -> Shard:
+    """Returns the manifest entry of a shard after writing it to `path`, whole or not at all.
+
+    The bytes depend on the runs only. A file that is already at `path` is replaced.
+
+    Raises:
+      ValueError: there are no runs, or the file does not read back as it was written (a full or failing disk).
+    """
+    path = pathlib.Path(path)
+    temporary = path.with_name(path.name + _TEMPORARY_SUFFIX)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        entries, digests = _write(temporary, runs)
+        checks.not_empty(f"{path}: records", entries, "a shard needs at least one")
+        count, same = _read_back(temporary, digests)
+        if not same:
+            raise ValueError(
+                f"{path}: wrote {len(entries)} records, but they do not read back ({count}); check the disk"
+            )
+        sha256, num_bytes = files.sha256(temporary), temporary.stat().st_size
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return Shard(file=path.name, num_bytes=num_bytes, sha256=sha256, records=tuple(entries))
+
+
+def check_shard_size(directory: str | os.PathLike, shard: Shard) -> None:
+    """Raises ValueError unless the file of `shard` exists with the size that the manifest states."""
+    path = pathlib.Path(directory) / shard.file
+    files.check_file(path, "run the conversion again")
+    remedy = "half-written or cut in a copy: delete it and run the conversion again"
+    checks.equal(f"{path}: bytes", path.stat().st_size, shard.num_bytes, remedy)
+
+
+def check_shard_content(directory: str | os.PathLike, shard: Shard) -> None:
+    """Raises ValueError unless the file of `shard` has the checksum and the number of records of the manifest."""
+    path = pathlib.Path(directory) / shard.file
+    checks.equal(f"{path}: sha256", files.sha256(path), shard.sha256, "delete it and run the conversion again")
+    reader = array_record_module.ArrayRecordReader(os.fspath(path))
+    count = reader.num_records()
+    reader.close()
+    checks.equal(f"{path}: records", count, len(shard.records), "convert the data again")
+
+
+def _write(path: pathlib.Path, runs: Iterable[FrameRun]) -> tuple[list[RecordEntry], list[bytes]]:
+    """Returns the entries and the digests of the records after writing them."""
+    entries, digests = [], []
+    writer = array_record_module.ArrayRecordWriter(os.fspath(path), _WRITER_OPTIONS)
+    try:
+        for run in runs:
+            data = encode(run)
+            writer.write(data)
+            digests.append(hashlib.sha256(data).digest())
+            entries.append(RecordEntry.of(run))
+    finally:
+        writer.close()
+    return entries, digests
+
+
+def _read_back(path: pathlib.Path, digests: list[bytes]) -> tuple[int, bool]:
+    """Returns the number of records in a file and whether they are those with these digests."""
+    reader = array_record_module.ArrayRecordReader(os.fspath(path))
+    try:
+        count = reader.num_records()
+        same = count == len(digests) and all(
+            hashlib.sha256(reader.read([i])[0]).digest() == digest for i, digest in enumerate(digests)
+        )
+    finally:
+        reader.close()
+    return count, same

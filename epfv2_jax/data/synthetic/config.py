@@ -1,0 +1,35 @@
+"""Configuration of synthetic data sets. It imports neither JAX nor NumPy, so that the command line stays fast."""
+
+import dataclasses
+
+from epfv2_jax.core import checks
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SyntheticConfig:
+    """Sizes, motion and seed of a synthetic data set."""
+
+    seed: int = 0
+    train_sequences: int = 80  # 0: none, or every part of the motion files once
+    validation_sequences: int = 8
+    test_sequences: int = 8
+    frames: int = 96  # of a sequence; the last part of a motion file may be shorter
+    frame_step: int = 1  # frames of motion (30 a second) for each image: 3 gives 10 images a second
+    image_width: int = 80  # of the stored images, pixels; natively 640 for the side cameras and 1280 for the front ones
+    train_motion: tuple[str, ...] = ()  # motion capture files (.amc with its .asf beside it, .bvh); empty: procedural
+    validation_motion: tuple[str, ...] = ()
+    test_motion: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        sequences = {
+            f"{split}_sequences": getattr(self, f"{split}_sequences") for split in ("train", "validation", "test")
+        }
+        checks.at_least(0, seed=self.seed, **sequences)
+        checks.at_least(1, frames=self.frames, frame_step=self.frame_step)
+        check_image_width(self.image_width)
+
+
+def check_image_width(image_width: int) -> None:
+    """Raises unless images of this width have whole heights (side images are 4:3, front images 5:4)."""
+    if image_width < 20 or image_width % 20:
+        raise ValueError(f"image_width: must be a positive multiple of 20, such as 80 or 640, got {image_width}")

@@ -1,0 +1,129 @@
+"""The data of a run: made where it is absent, opened, and read as a stream of batches."""
+
+import dataclasses
+import pathlib
+
+import jax
+
+from epfv2_jax import checkpoints, objectives
+from epfv2_jax.autolabel import distill
+from epfv2_jax.core import checks
+from epfv2_jax.data import labels, pipeline, records
+from epfv2_jax.data.conversion import command
+from epfv2_jax.data.conversion import convert as conversion
+from epfv2_jax.data.synthetic import writer
+from epfv2_jax.experiment.config import DatasetConfig, ExperimentConfig
+from epfv2_jax.models.base import PoseModel, predicts_distribution
+from epfv2_jax.training.run import Stream
+
+
+def prepare_data(config: DatasetConfig) -> None:
+    """Makes the data set as far as it is absent: synthesizes zips, converts them. Both resume what was begun.
+
+    Raises:
+      ValueError: the data set is absent and there is nothing to make it from, or it was made with another config; or it
+        is absent in a run of several processes, which make none.
+    """
+    if jax.process_count() > 1:
+        if not pathlib.Path(config.directory).exists():
+            raise ValueError(
+                f"dataset.directory {config.directory} does not exist on process {jax.process_index()}; make it before "
+                "the run starts (python -m epfv2_jax.convert, which may run on many machines too)"
+            )
+        return
+    if config.synthetic is not None:
+        writer.write_dataset(config.synthetic, config.source_directory)
+    if config.source_directory is None or not pathlib.Path(config.source_directory).exists():
+        if not pathlib.Path(config.directory).exists():
+            raise ValueError(
+                f"dataset.directory {config.directory} does not exist, nor do zips to convert "
+                f"(dataset.source_directory {config.source_directory}); download the data set or correct the paths"
+            )
+        return
+    with command.progress_bar() as progress:
+        conversion.convert(config.source_directory, config.directory, config.conversion, progress=progress)
+
+
+def open_split(directory: str | pathlib.Path, split: str) -> records.Records:
+    """Returns the records of one split of the data set in `directory`.
+
+    Raises:
+      ValueError: there is no such split (the message lists those that exist), or it is not whole.
+    """
+    directory = pathlib.Path(directory)
+    known = sorted(path.parent.name for path in directory.glob(f"*/{records.MANIFEST_NAME}"))
+    if known:
+        checks.one_of(known, **{f"{directory}: split": split})
+    return records.open_records(directory / split)
+
+
+def open_stream(config: ExperimentConfig, model: PoseModel, training: records.Records, start_step: int) -> Stream:
+    """Returns the batches after `start_step`: of labelled clips and, if the recipe says so, of pseudo-labelled ones.
+
+    Raises:
+      ValueError: labels, teacher or records are absent, or do not belong together.
+    """
+    reading = {
+        "seed": config.seed,
+        "start_step": start_step,
+        "process_index": jax.process_index(),
+        "process_count": jax.process_count(),
+    }
+    clips = pipeline.build_index(training, config.data.clip_frames)
+    batches = pipeline.train_batches(training, config.data, **reading)
+    pseudo = config.data.pseudo
+    if pseudo is None:
+        return Stream(batches=batches, label=lambda batch: batch, describe_clip=clips.describe)
+
+    unlabelled = records.open_records(pseudo.directory)
+    _check_same_kind(training, unlabelled)
+    pseudo_clips = pipeline.build_index(unlabelled, config.data.clip_frames)
+    teacher, opened = _open_teacher(config, model, unlabelled)
+    pseudo_batches = pipeline.train_batches(
+        unlabelled,
+        dataclasses.replace(config.data, batch_size=pseudo.batch_size),
+        labels=opened,
+        **reading,
+    )
+    return Stream(
+        batches=pipeline.mixed_batches(
+            batches,
+            pseudo_batches,
+            first_pseudo_clip_id=len(clips),
+            max_sigma_m=None if teacher else pseudo.max_sigma_m,
+        ),
+        label=teacher or (lambda batch: batch),
+        describe_clip=lambda i: clips.describe(i) if i < len(clips) else pseudo_clips.describe(i - len(clips)),
+    )
+
+
+def _open_teacher(
+    config: ExperimentConfig, model: PoseModel, unlabelled: records.Records
+) -> tuple[distill.OnlineTeacher | None, labels.Labels | None]:
+    """The teacher that labels in the step, or the labels that one has written: one of the two is None."""
+    pseudo = config.data.pseudo
+    teacher = opened = None
+    if pseudo.teacher is not None:
+        trained = checkpoints.load(pseudo.teacher)
+        teacher = distill.OnlineTeacher(trained, max_sigma_m=pseudo.max_sigma_m)
+        with_uncertainty = predicts_distribution(trained.model, trained.about.image_size_hw)
+    else:
+        opened = labels.open_labels(pseudo.labels, unlabelled)
+        with_uncertainty = opened.with_uncertainty
+    student = predicts_distribution(model, unlabelled.image_size_hw)
+    distils = objectives.build(config.objective).uses_teacher_uncertainty(student)
+    if not with_uncertainty and (distils or pseudo.max_sigma_m is not None):
+        raise ValueError(
+            f"{pseudo.teacher or pseudo.labels}: this teacher states no uncertainty; set "
+            "objective.distillation_weight = 0 and no data.pseudo.max_sigma_m, or take a teacher with model.uncertainty"
+        )
+    return teacher, opened
+
+
+def _check_same_kind(training: records.Records, unlabelled: records.Records) -> None:
+    for name in ("skeleton", "layout", "image_size_hw"):
+        if getattr(training, name) != getattr(unlabelled, name):
+            raise ValueError(
+                f"{unlabelled.directory}: its {name} is not that of the training records {training.directory}; "
+                "convert both alike"
+            )

@@ -1,0 +1,72 @@
+"""Scoring a checkpoint: the table of the paper's metrics, pictures and a report."""
+
+import pathlib
+
+from epfv2_jax import checkpoints
+from epfv2_jax.core import multihost
+from epfv2_jax.data import pipeline, records
+from epfv2_jax.evaluation import evaluate as evaluate_lib
+from epfv2_jax.evaluation import tables
+from epfv2_jax.evaluation.evaluate import EvaluationResult
+from epfv2_jax.experiment import config as config_lib
+from epfv2_jax.experiment import data as data_lib
+from epfv2_jax.metrics import pose as metrics
+from epfv2_jax.viz import report
+
+
+def evaluate(
+    checkpoint: str | pathlib.Path,
+    data_directory: str | pathlib.Path,
+    output: str | pathlib.Path,
+    split: str | None = None,
+) -> EvaluationResult:
+    """Returns the scores of a checkpoint on a split beside the mean-pose baseline; writes JSON, pictures and a report.
+
+    The mean pose is that of the training split of the same data set. In a run of several processes all call this, and
+    the first writes.
+
+    Raises:
+      ValueError: there is no checkpoint or no such split, or the data has other joints or views than the model.
+    """
+    trained = checkpoints.load(checkpoint)
+    config = config_lib.parse(trained.about.experiment)
+    split = split or config.evaluation.test_split
+    training, data = (data_lib.open_split(data_directory, name) for name in (config.data.split, split))
+    for name in ("skeleton", "layout", "image_size_hw"):
+        _check_same(name, trained, data)
+    mean_pose = metrics.mean_pose(
+        pipeline.eval_batches(training, config.data.clip_frames, images=False), training.skeleton
+    )
+    result = evaluate_lib.score(
+        trained.model,
+        trained.variables,
+        data,
+        config.evaluation,
+        mean_pose_headset_m=mean_pose,
+        pictures=config.evaluation.pictures,
+    )
+    if multihost.is_first():
+        output = pathlib.Path(output)
+        tables.write_json(result, output / "metrics.json", {"split": split, "step": trained.step})
+        clips = pipeline.build_index(data, config.evaluation.clip_frames)
+        report.write_report(
+            output,
+            result,
+            trained.model.skeleton,
+            trained.model.layout,
+            title=f"{split} split",
+            note=f"{trained.kind} checkpoint, step {trained.step}",
+            describe_clip=clips.describe,
+        )
+    return result
+
+
+def _check_same(name: str, trained: checkpoints.Trained, data: records.Records) -> None:
+    theirs, own = getattr(data, name), getattr(trained.about, name)
+    if theirs != own:
+        shown = (getattr(x, "name", x) for x in (own, theirs))
+        raise ValueError(
+            "{}: the model was trained on {} {}, these records have {}; convert the data alike, or train on it".format(
+                data.directory, name, *shown
+            )
+        )

@@ -1,0 +1,80 @@
+"""Reads safetensors files, and nothing else: unlike a pickle, such a file cannot run code."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+import safetensors
+
+_SHOWN = 10  # most keys that an error lists
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TensorFile:
+    """The header of a safetensors file; `load(key)` reads the values of one tensor."""
+
+    path: str
+    shapes: Mapping[str, tuple[int, ...]]
+    dtypes: Mapping[str, str]  # in the format's own names: "F32", "BF16"
+    load: Callable[[str], np.ndarray]
+
+
+def read(path: str | pathlib.Path) -> TensorFile:
+    """Returns the header of a safetensors file; no tensor is read yet.
+
+    Raises:
+      ValueError: there is no such file, or it is not a whole safetensors file. A pickle is never opened.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; give a safetensors file")
+    try:
+        file = safetensors.safe_open(path, framework="numpy")
+    except safetensors.SafetensorError as error:
+        # Not before: a safetensors file begins with the length of its header, which may look like a pickle.
+        with path.open("rb") as opened:
+            start = opened.read(4)
+        if start.startswith((b"\x80", b"PK")):
+            raise ValueError(
+                f"{path}: a pickle (.pth, .pt, .bin), which can run code when it is opened, so it is not; if it holds "
+                "a plain dictionary of tensors, convert it where you have PyTorch: "
+                + _in_torch(path, "torch.load({!r}, map_location='cpu', weights_only=True)", "v.contiguous()")
+            ) from None
+        raise ValueError(f"{path}: not a whole safetensors file ({error}); get it again") from None
+    slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118  (not a mapping)
+    return TensorFile(
+        path=str(path),
+        shapes={key: tuple(s.get_shape()) for key, s in slices.items()},
+        dtypes={key: s.get_dtype() for key, s in slices.items()},
+        load=file.get_tensor,
+    )
+
+
+def check_float32(file: TensorFile, used: Iterable[str]) -> None:
+    """Raises unless all tensors in `used` are float32; the message has the command that converts the file."""
+    wrong = sorted(key for key in used if file.dtypes[key] != "F32")
+    if not wrong:
+        return
+    command = _in_torch(file.path, "safetensors.torch.load_file({!r})", "v.float()")
+    half = any(file.dtypes[key] in ("F16", "BF16") for key in wrong)
+    why = "half precision has rounded them already, so look for the float32 file first; else " if half else ""
+    raise ValueError(
+        f"{file.path}: weights must be float32 (F32), but {shown([f'{key} is {file.dtypes[key]}' for key in wrong])}; "
+        f"{why}convert it where you have PyTorch: {command}"
+    )
+
+
+def shown(keys: list[str]) -> str:
+    """Returns the keys for a message, at most ten of them."""
+    rest = len(keys) - _SHOWN
+    return ", ".join(keys[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _in_torch(path: str | pathlib.Path, load: str, value: str) -> str:
+    """Returns the command line that writes `value` of each tensor v to a safetensors file in PyTorch."""
+    target = pathlib.Path(path).with_suffix(".float32.safetensors").name
+    return (
+        f'python -c "import torch, safetensors.torch; t = {load.format(str(path))}; '
+        f'safetensors.torch.save_file({{k: {value} for k, v in t.items()}}, {target!r})"'
+    )

@@ -1,0 +1,102 @@
+"""Files appear whole or not at all, whoever is interrupted; what cannot be read names its file."""
+
+import hashlib
+import json
+import threading
+
+import pytest
+
+from epfv2_jax.core import files
+
+
+def left_beside(folder):
+    """What lies in a folder, hidden files too."""
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_block_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+    with pytest.raises(OSError, match="full"), files.publishing(path) as own:
+        own.write_bytes(b"half of the n")
+        raise OSError("full")
+    assert path.read_bytes() == b"old" and left_beside(tmp_path) == ["a.bin"]
+
+
+def test_the_old_file_stays_until_the_block_ends(tmp_path):
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+    with files.publishing(path) as own:
+        own.write_bytes(b"new")
+        assert path.read_bytes() == b"old" and own.name == path.name  # writers may look at the suffix
+    assert path.read_bytes() == b"new" and left_beside(tmp_path) == ["a.bin"]
+
+
+def test_a_folder_is_published_whole(tmp_path):
+    with files.publishing(tmp_path / "folder") as own:
+        own.mkdir()
+        (own / "a").write_text("1")
+        assert not (tmp_path / "folder").exists()
+    assert (tmp_path / "folder" / "a").read_text() == "1" and left_beside(tmp_path) == ["folder"]
+
+
+def test_writers_at_once_leave_one_whole_file(tmp_path):
+    path, size = tmp_path / "a.bin", 1 << 16
+    start = threading.Barrier(8)
+
+    def write(n):
+        start.wait()
+        for _ in range(20):
+            files.write_atomic(path, bytes([n]) * size)
+
+    threads = [threading.Thread(target=write, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        if path.exists():
+            found = path.read_bytes()
+            assert len(found) == size and len(set(found)) == 1
+    for thread in threads:
+        thread.join()
+    assert left_beside(tmp_path) == ["a.bin"]
+
+
+def test_json_comes_back_and_is_strict(tmp_path):
+    path = tmp_path / "a.json"
+    value = {"name": "é", "numbers": [1, 2.5, None], "nested": {"b": True}}
+    files.write_json(path, value)
+    assert files.read_json(path) == value and path.read_bytes().endswith(b"}\n")
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        files.write_json(path, {"x": float("nan")})
+    assert files.read_json(path) == value
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b'{"a": 1', r"not valid JSON: .*line 1"), (b"\xff\xfe\xfa", "not valid JSON"), (b"", "not valid JSON")],
+)
+def test_json_that_cannot_be_read_names_its_file(tmp_path, content, message):
+    path = tmp_path / "broken.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{path}: {message}"):
+        files.read_json(path)
+
+
+def test_json_that_is_absent_or_too_large_names_its_file(tmp_path):
+    with pytest.raises(ValueError, match=rf"{tmp_path / 'no.json'}: no such file"):
+        files.read_json(tmp_path / "no.json")
+    path = tmp_path / "large.json"
+    path.write_text(json.dumps(list(range(100))))
+    with pytest.raises(ValueError, match=rf"{path}: {path.stat().st_size} bytes, at most 50 are read"):
+        files.read_json(path, max_bytes=50)
+
+
+def test_hash_is_that_of_the_bytes(tmp_path):
+    data = bytes(range(256)) * 5000
+    (tmp_path / "a").write_bytes(data)
+    assert files.sha256(tmp_path / "a") == hashlib.sha256(data).hexdigest()
+
+
+def test_object_stores_are_known_by_their_scheme(tmp_path):
+    assert files.is_remote("gs://bucket/a") and files.is_remote("s3://bucket/a")
+    assert not files.is_remote(tmp_path) and not files.is_remote("runs/a:b")

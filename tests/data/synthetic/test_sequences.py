@@ -1,0 +1,168 @@
+"""Synthetic data sets: the same bytes every time, resumable, and readable by the reader of EgoBody3M."""
+
+import dataclasses
+import pathlib
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+
+from epfv2_jax.core import tasks
+from epfv2_jax.data import images
+from epfv2_jax.data.calibration import fit as calibration
+from epfv2_jax.data.mocap import clip as clips
+from epfv2_jax.data.readers import egobody3m
+from epfv2_jax.data.synthetic import renderer, writer
+from epfv2_jax.data.synthetic import sequence as sequence_lib
+from epfv2_jax.data.synthetic.config import SyntheticConfig
+
+CONFIG = SyntheticConfig(seed=3, train_sequences=2, validation_sequences=1, test_sequences=0, frames=14, image_width=40)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> tuple[pathlib.Path, dict[str, float]]:
+    directory = tmp_path_factory.mktemp("synthetic")
+    return directory, writer.write_dataset(CONFIG, directory, progress=False)
+
+
+def test_files_are_the_same_byte_for_byte(dataset, tmp_path):
+    directory, _ = dataset
+    writer.write_dataset(CONFIG, tmp_path, progress=False)
+    paths = sorted(path.relative_to(directory) for path in directory.rglob("*.zip"))
+    assert len(paths) == 6
+    for path in paths:
+        assert (directory / path).read_bytes() == (tmp_path / path).read_bytes(), path
+    first, second = (directory / "train" / f"synthetic_train_0000{i}.images.zip" for i in range(2))
+    assert first.read_bytes() != second.read_bytes()
+
+
+def test_a_sequence_does_not_depend_on_how_many_there_are(dataset):
+    more = dataclasses.replace(CONFIG, train_sequences=50, test_sequences=4)
+    first, same = (sequence_lib.sample_sequence(config, "train", 1) for config in (CONFIG, more))
+    np.testing.assert_array_equal(first.joints_world_m, same.joints_world_m)
+
+
+def test_finished_sequences_are_kept_and_missing_ones_made(dataset, tmp_path):
+    directory, _ = dataset
+    writer.write_dataset(CONFIG, tmp_path, progress=False)
+    missing = tmp_path / "train" / "synthetic_train_00001.metadata.zip"
+    missing.unlink()
+    kept = tmp_path / "train" / "synthetic_train_00000.metadata.zip"
+    before = kept.stat().st_mtime_ns
+    figures = writer.write_dataset(CONFIG, tmp_path, progress=False)
+    assert (figures["sequences_made"], figures["sequences_found"]) == (1, 2)
+    assert missing.read_bytes() == (directory / "train" / missing.name).read_bytes()
+    assert kept.stat().st_mtime_ns == before
+
+
+def test_shares_make_the_same_files(dataset, tmp_path):
+    directory, _ = dataset
+    figures = [
+        writer.write_dataset(CONFIG, tmp_path, progress=False, engine=tasks.Engine(index=index, count=2))
+        for index in (0, 1)
+    ]
+    counts = [(f["sequences_made"], f["sequences_found"], f["sequences_missing"]) for f in figures]
+    assert counts == [(2, 0, 1), (1, 0, 0)]
+    files = {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert files == {path: (directory / path).read_bytes() for path in files} and len(files) == 7
+
+
+def test_other_settings_are_refused_in_the_same_directory(dataset):
+    directory, _ = dataset
+    with pytest.raises(ValueError, match=r"made with frames = 14, asked for 7; give another directory"):
+        writer.write_dataset(dataclasses.replace(CONFIG, frames=7), directory, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": -1}, "seed: must be at least 0, got -1"),
+        ({"test_sequences": -2}, "test_sequences: must be at least 0, got -2"),
+        ({"frames": 0}, "frames: must be at least 1, got 0"),
+        ({"frame_step": 0}, "frame_step: must be at least 1, got 0"),
+        ({"image_width": 30}, "image_width: must be a positive multiple of 20, such as 80 or 640, got 30"),
+    ],
+)
+def test_impossible_settings_name_the_field(change, message):
+    with pytest.raises(ValueError, match=message):
+        SyntheticConfig(**change)
+
+
+def test_the_configuration_imports_neither_jax_nor_numpy():
+    code = "import sys, epfv2_jax.data.synthetic.config; print({'jax', 'numpy'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_the_real_reader_reads_it_and_its_cameras_calibrate(dataset):
+    directory, _ = dataset
+    (first, *_) = egobody3m.find_sequences(directory)
+    expected = sequence_lib.sample_sequence(CONFIG, "train", 0)
+    rig = renderer.scaled_rig(CONFIG.image_width)
+    with egobody3m.SequenceReader(first) as reader:
+        assert reader.frames == tuple(range(CONFIG.frames))
+        assert reader.view_sizes_px() == [(40, 30), (40, 32), (40, 32), (40, 30)]
+        frames = [reader.metadata(frame) for frame in reader.frames]
+        image = images.decode_grey(reader.jpeg(2, 1))
+    grey, _ = sequence_lib.render_sequence(expected, rig, renderer.make_rays(rig))
+    assert np.abs(image.astype(int) - grey[1][2].astype(int)).mean() < 6  # JPEG of a noisy image
+    joints = np.stack([f.joints_world_m for f in frames])
+    np.testing.assert_allclose(joints, expected.joints_world_m, atol=1e-7)
+    T_headset_world = np.linalg.inv(np.stack([f.T_world_headset for f in frames]))
+    points = joints @ np.swapaxes(T_headset_world[:, :3, :3], -1, -2) + T_headset_world[:, None, :3, 3]
+    uvz = np.stack([f.uvz for f in frames])
+    for fit in calibration.calibrate_sequence(points, uvz, np.asarray(rig.cameras.size_px), rig):
+        assert fit.rms_px < 1e-3, fit
+
+
+def test_the_headset_sits_on_the_head(dataset):
+    sequence = sequence_lib.sample_sequence(CONFIG, "train", 0)
+    head = (
+        np.linalg.inv(sequence.T_world_headset)
+        @ np.append(sequence.joints_world_m[:, 0], np.ones((CONFIG.frames, 1)), axis=1)[..., None]
+    )
+    expected = -np.asarray(sequence_lib.HEADSET_FROM_HEAD_M)
+    np.testing.assert_allclose(head[:, :3, 0], np.tile(expected, (CONFIG.frames, 1)), atol=1e-5)
+
+
+def test_zips_hold_no_time_of_day(dataset):
+    directory, _ = dataset
+    with zipfile.ZipFile(directory / "train" / "synthetic_train_00000.images.zip") as archive:
+        assert {info.date_time for info in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+
+
+def test_joints_fall_inside_the_images_as_in_the_real_rig(tmp_path):
+    """The calm sample clip has 20 of 26 in a side image and 7 to 8 in a front image; here people also squat and sit."""
+    config = SyntheticConfig(train_sequences=24, validation_sequences=0, test_sequences=0, frames=8, image_width=40)
+    figures = writer.write_dataset(config, tmp_path, progress=False)
+    assert 16 < figures["joints_in_side_image"] < 22
+    assert 6 < figures["joints_in_front_image"] < 13
+    assert 0.5 < figures["leg_joints_hidden"] < 0.95
+    assert figures["leg_joints_unseen"] < 0.95
+
+
+def test_real_clips_are_worn_and_cut_into_parts(shared_data, tmp_path):
+    files = tuple(str(shared_data / "mocap_cmu" / f"{name}.amc") for name in ("02_01", "02_02"))
+    config = dataclasses.replace(
+        CONFIG, train_sequences=0, validation_sequences=0, frames=60, train_motion=files, image_width=20
+    )
+    parts = sequence_lib.motion_parts(config, "train")
+    assert [pathlib.Path(part.path).stem for part in parts[:2]] == ["02_01", "02_02"]
+    for path in files:
+        covered = [frame for part in parts if part.path == path for frame in range(part.start, part.stop)]
+        total = sequence_lib.load_clip(path).num_frames
+        assert len(covered) == len(set(covered)) > total - 8
+    sequence = sequence_lib.sample_sequence(config, "train", 0, parts[0])
+    assert len(sequence.T_world_headset) == 60
+    assert np.quantile(clips.sole_heights(sequence_lib.load_clip(files[0])), 0.1) == pytest.approx(0.0, abs=1e-5)
+
+
+def test_a_lower_frame_rate_moves_more_between_images():
+    slow = dataclasses.replace(CONFIG, frame_step=4)
+    steps = [
+        np.linalg.norm(np.diff(sequence_lib.sample_sequence(config, "train", 0).joints_world_m, axis=0), axis=-1).mean()
+        for config in (CONFIG, slow)
+    ]
+    assert steps[1] > 2 * steps[0]
