@@ -104,3 +104,19 @@ def put_whole(tree: Any, target: NamedSharding) -> Any:
         return jax.make_array_from_callback(leaf.shape, target, lambda index: leaf[index])
 
     return jax.tree.map(put, tree)
+
+
+def put_everywhere(tree: Any, mesh: Mesh) -> Any:
+    """Returns the arrays with a full copy on every device of `mesh`; shards on these devices are gathered.
+
+    Arrays that do not lie on the mesh must be whole in every process. One program gathers all shards: many small ones
+    would run at once, and on CPUs those of several processes then wait for each other for ever.
+    """
+    devices = set(mesh.devices.flat)
+    if all(isinstance(leaf, jax.Array) and leaf.sharding.device_set == devices for leaf in jax.tree.leaves(tree)):
+        return jax.jit(_same, out_shardings=replicated(mesh))(tree)
+    return put_whole(tree, replicated(mesh))
+
+
+def _same(tree: Any) -> Any:
+    return tree

@@ -123,11 +123,7 @@ def score(
     get the same result.
     """
     mesh = sharding.make_mesh(sharding.MeshConfig()) if mesh is None else mesh
-    whole = sharding.replicated(mesh)
-    if all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(variables)):
-        variables = jax.device_put(variables, whole)  # sharded ones are gathered, once
-    else:
-        variables = sharding.put_whole(variables, whole)
+    variables = sharding.put_everywhere(variables, mesh)
     split = jax.sharding.NamedSharding(mesh, sharding.BATCH_SPEC)
     return evaluate(
         lambda frames: _predict(model, mesh, variables, sharding.put_whole(frames, split)),

@@ -154,9 +154,8 @@ def initial_state(config: ExperimentConfig, trainable: Trainable) -> state_lib.T
     Raises:
       ValueError: the weights are those of another encoder.
     """
-    state = trainable.initial_state()
     if config.encoder_weights is None:
-        return state
+        return trainable.initial_state()
     name, variables, _ = checkpoints.load_encoder(config.encoder_weights)
     backbone = trainable.model.backbone
     if backbone is None or name != backbone.name:
@@ -164,7 +163,7 @@ def initial_state(config: ExperimentConfig, trainable: Trainable) -> state_lib.T
             f"encoder_weights: {config.encoder_weights} holds {name!r}, but the model's encoder is "
             f"{backbone.name if backbone else None!r}; change model.encoder or encoder_weights"
         )
-    return state_lib.with_encoder(state, variables)
+    return state_lib.with_encoder(trainable.initial_state(), variables)
 
 
 def _validate(

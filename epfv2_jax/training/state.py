@@ -9,6 +9,7 @@ import optax
 from flax import struct
 
 from epfv2_jax import structs
+from epfv2_jax.core import sharding
 from epfv2_jax.models.base import PoseModel
 
 
@@ -63,7 +64,7 @@ def with_encoder(state: TrainState, variables: Any) -> TrainState:
                 f"the imported encoder's {collection} do not fit the model's encoder; import the weights again for the "
                 "encoder that model.encoder names"
             )
-        new = jax.tree.map(lambda a, b: jax.device_put(np.asarray(a, b.dtype), b.sharding), new, old)
+        new = jax.tree.map(lambda a, b: sharding.put_whole(np.asarray(a, b.dtype), b.sharding), new, old)
         return {**tree, "encoder": new}
 
     params = replace(state.params, "params")

@@ -45,3 +45,15 @@ def test_put_batch_splits_the_leading_axis_over_all_devices():
     placed = sharding.put_batch({"x": x}, mesh)["x"]
     np.testing.assert_array_equal(placed, x)
     assert {s.data.shape for s in placed.addressable_shards} == {(2, 3)}
+
+
+@pytest.mark.parametrize("place", [jax.device_put, lambda leaf, _: leaf, lambda leaf, _: jnp.asarray(leaf)])
+def test_everywhere_means_a_full_copy_on_each_device(place):
+    mesh = sharding.make_mesh(sharding.MeshConfig(fsdp=4))
+    tree = {"kernel": np.arange(32, dtype=np.float32).reshape(4, 8), "scale": np.float32(2)}
+    split = sharding.state_sharding(tree, mesh, sharding.MeshConfig(fsdp=4, min_shard_size=8))
+    placed = sharding.put_everywhere(jax.tree.map(place, tree, split), mesh)
+    for leaf, expected in zip(jax.tree.leaves(placed), jax.tree.leaves(tree), strict=True):
+        assert leaf.sharding.device_set == set(jax.devices()) and leaf.sharding.is_fully_replicated
+        for copy in leaf.addressable_shards:
+            np.testing.assert_array_equal(copy.data, expected)

@@ -93,7 +93,7 @@ class Run:
             environment = {
                 **os.environ,
                 "PYTHONPATH": str(ROOT),
-                "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+                "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} --xla_cpu_use_fusion_emitters=false",
                 "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
                 "JAX_COMPILATION_CACHE_DIR": str(self.folder / "cache"),
                 "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -204,7 +204,7 @@ def test_a_lost_process_ends_the_others_and_the_run_goes_on_from_the_last_whole_
     clock = time.monotonic()
     codes = run.wait(90)
     assert codes[0] not in (0, multihost.EXIT_PREEMPTED) and time.monotonic() - clock < 60
-    assert "another task died" in run.log() or "unhealthy" in run.log()
+    assert any(told in run.log() for told in ("another task died", "unhealthy", "Connection reset by peer"))
 
     newest = run.saved_steps()[-1]
     largest = max(

@@ -26,6 +26,10 @@ MODEL = models.build(
     EGOBODY3M,
     layouts.EGOBODY3M,
 )
+#: For what the step does around the model.
+PLAIN = models.build(
+    dataclasses.replace(MODEL.config, temporal=False, projection_conditioning=False), EGOBODY3M, layouts.EGOBODY3M
+)
 OBJECTIVE = objectives.build(PoseObjectiveConfig())
 AUGMENT = augment.AugmentConfig(brightness=0.0, contrast=0.0, gamma=0.0, blur_px=0.0, view_dropout=0.0)
 OPTIMIZER = optim.make_optimizer(optim.OptimizerConfig(learning_rate=1e-3, warmup_steps=0), 100)
@@ -37,13 +41,13 @@ def batch_of(B=8, seed=0):
 
 
 @functools.cache
-def compiled(devices, fsdp=1, accumulation=1):
+def compiled(devices, fsdp=1, accumulation=1, model=MODEL):
     mesh_config = sharding.MeshConfig(fsdp=fsdp, min_shard_size=64)
     mesh = sharding.make_mesh(mesh_config, jax.devices()[:devices])
-    create = functools.partial(state.create_state, jax.random.key(0), MODEL, OPTIMIZER, batch_of(1).frames)
+    create = functools.partial(state.create_state, jax.random.key(0), model, OPTIMIZER, batch_of(1).frames)
     shardings = sharding.state_sharding(jax.eval_shape(create), mesh, mesh_config)
     learner = step.Learner(
-        model=MODEL,
+        model=model,
         objective=OBJECTIVE,
         optimizer=OPTIMIZER,
         augment=AUGMENT,
@@ -112,7 +116,7 @@ def test_same_step_sees_the_same_noise_and_another_step_another():
 
 
 def test_a_non_finite_step_changes_nothing_but_its_counters():
-    mesh, create, step_fn = compiled(1)
+    mesh, create, step_fn = compiled(1, model=PLAIN)
     before = jax.device_get(create())
     poisoned = batch_of()
     T = poisoned.frames.T_world_headset.copy()
@@ -129,7 +133,7 @@ def test_a_non_finite_step_changes_nothing_but_its_counters():
 
 
 def test_average_follows_the_parameters():
-    mesh, create, step_fn = compiled(1)
+    mesh, create, step_fn = compiled(1, model=PLAIN)
     start = jax.device_get(create().params)
     state_, _ = step_fn(create(), sharding.put_batch(batch_of(), mesh), KEY)
     # The first decay is min(0.9, 1 / 10).

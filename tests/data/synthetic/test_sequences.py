@@ -135,7 +135,7 @@ def test_zips_hold_no_time_of_day(dataset):
 
 def test_joints_fall_inside_the_images_as_in_the_real_rig(tmp_path):
     """The calm sample clip has 20 of 26 in a side image and 7 to 8 in a front image; here people also squat and sit."""
-    config = SyntheticConfig(train_sequences=24, validation_sequences=0, test_sequences=0, frames=8, image_width=40)
+    config = SyntheticConfig(train_sequences=24, validation_sequences=0, test_sequences=0, frames=4, image_width=20)
     figures = writer.write_dataset(config, tmp_path, progress=False)
     assert 16 < figures["joints_in_side_image"] < 22
     assert 6 < figures["joints_in_front_image"] < 13
