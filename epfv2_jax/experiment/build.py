@@ -59,8 +59,9 @@ def build(
         configuration.
     """
     started = time.perf_counter() if started is None else started
-    sharding.check_batch_size(config.data.total_batch_size, config.step.accumulation, mesh)
-    training = data.open_split(config.dataset.directory, config.data.split)
+    for batch_size in config.data.batch_sizes:
+        sharding.check_batch_size(batch_size, config.step.accumulation, mesh)
+    training = data.open_training(config)
     validation = data.open_split(config.dataset.directory, config.evaluation.validation_split)
     trainable = build_trainable(config, mesh, training)
     output = pathlib.Path(config.output_dir)
@@ -73,7 +74,7 @@ def build(
         state = writer.restore(trainable.abstract_state)[0] if resumes else initial_state(config, trainable)
         if multihost.is_first():
             files.write_json(output / "config.json", config_lib.to_mapping(config))
-        stream = data.open_stream(config, trainable.model, training, int(state.step))
+        stream = data.open_stream(config, mesh, trainable.model, training, int(state.step))
         stack.enter_context(contextlib.closing(stream.batches))
         log, bar = _open_logs(config, int(state.step), stack)
         goodput = Goodput(output, int(state.step), started, active=multihost.is_first())

@@ -54,6 +54,10 @@ class ExperimentConfig:
     mesh: MeshConfig = MeshConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
+    def __post_init__(self):
+        if self.data.source == "synthetic" and self.dataset.synthetic is None:
+            raise ValueError("data.source = 'synthetic' needs dataset.synthetic, which says what to render")
+
     @property
     def checkpoint_dir(self) -> pathlib.Path:
         """Where the run keeps its checkpoints."""

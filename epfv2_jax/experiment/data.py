@@ -1,17 +1,20 @@
 """The data of a run: made where it is absent, opened, and read as a stream of batches."""
 
+import contextlib
 import dataclasses
+import itertools
 import pathlib
+from collections.abc import Generator, Iterator
 
 import jax
 
-from epfv2_jax import checkpoints, objectives
+from epfv2_jax import checkpoints, objectives, structs
 from epfv2_jax.autolabel import distill
-from epfv2_jax.core import checks
+from epfv2_jax.core import checks, sharding
 from epfv2_jax.data import labels, pipeline, records
 from epfv2_jax.data.conversion import command
 from epfv2_jax.data.conversion import convert as conversion
-from epfv2_jax.data.synthetic import writer
+from epfv2_jax.data.synthetic import stream, writer
 from epfv2_jax.experiment.config import DatasetConfig, ExperimentConfig
 from epfv2_jax.models.base import PoseModel, predicts_distribution
 from epfv2_jax.training.run import Stream
@@ -57,24 +60,94 @@ def open_split(directory: str | pathlib.Path, split: str) -> records.Records:
     return records.open_records(directory / split)
 
 
-def open_stream(config: ExperimentConfig, model: PoseModel, training: records.Records, start_step: int) -> Stream:
-    """Returns the batches after `start_step`: of labelled clips and, if the recipe says so, of pseudo-labelled ones.
+def open_training(config: ExperimentConfig) -> records.Records:
+    """Returns the records that tell joints, views and image size of the training clips.
+
+    They hold these clips too, unless the clips are rendered in the loop: then they are those of the validation.
+    """
+    rendered = config.data.source == "synthetic"
+    return open_split(config.dataset.directory, config.evaluation.validation_split if rendered else config.data.split)
+
+
+def training_poses(config: ExperimentConfig, directory: str | pathlib.Path) -> Iterator[structs.Batch]:
+    """Returns batches without images for the mean pose: all training clips, or some of those rendered in the loop."""
+    if config.data.source == "records":
+        training = open_split(directory, config.data.split)
+        return pipeline.eval_batches(training, config.data.clip_frames, images=False)
+    sample = stream.unpainted_batches(config.dataset.synthetic, (16, 16), 1, 64, seed=config.seed, threads=0)
+    return (unpainted.batch for unpainted in itertools.islice(sample, 64))
+
+
+def open_stream(
+    config: ExperimentConfig,
+    mesh: jax.sharding.Mesh,
+    model: PoseModel,
+    training: records.Records,
+    start_step: int,
+) -> Stream:
+    """Returns the batches after `start_step`, as `config.data` says.
 
     Raises:
       ValueError: labels, teacher or records are absent, or do not belong together.
     """
-    reading = {
-        "seed": config.seed,
-        "start_step": start_step,
-        "process_index": jax.process_index(),
-        "process_count": jax.process_count(),
-    }
+    if config.data.pseudo is not None:
+        return _mixed_stream(config, model, training, start_step)
+    batches = _after_warmup(config, training, start_step)
+    if config.data.source == "records":
+        clips = pipeline.build_index(training, config.data.clip_frames)
+        return Stream(batches=batches, label=lambda batch: batch, describe_clip=clips.describe)
+    paint = stream.Painter(training.image_size_hw)
+    split = sharding.BATCH_SPEC
+    return Stream(
+        batches=batches,
+        label=jax.jit(jax.shard_map(paint, mesh=mesh, in_specs=(split,), out_specs=split)),
+        describe_clip="rendered clip {}".format,
+    )
+
+
+def _after_warmup(
+    config: ExperimentConfig, training: records.Records, start_step: int
+) -> Generator[structs.Batch | stream.Unpainted, None, None]:
+    """The batches of the warm-up as far as they come after `start_step`, then the others."""
+    warmup = config.data.warmup
+    if warmup is not None and start_step < warmup.steps:
+        short = dataclasses.replace(
+            config.data, clip_frames=warmup.clip_frames, batch_size=warmup.batch_size, warmup=None
+        )
+        with contextlib.closing(_open_clips(config, short, training, start_step)) as batches:
+            yield from itertools.islice(batches, warmup.steps - start_step)
+        start_step = warmup.steps
+    with contextlib.closing(_open_clips(config, config.data, training, start_step)) as batches:
+        yield from batches
+
+
+def _open_clips(
+    config: ExperimentConfig, data: pipeline.DataConfig, training: records.Records, start_step: int
+) -> Iterator[structs.Batch | stream.Unpainted]:
+    reading = {**_share(), "seed": config.seed, "start_step": start_step}
+    if data.source == "records":
+        return pipeline.train_batches(training, data, **reading)
+    return stream.unpainted_batches(
+        config.dataset.synthetic,
+        training.image_size_hw,
+        data.clip_frames,
+        data.batch_size,
+        threads=data.read_threads,
+        prefetch=data.prefetch_batches,
+        **reading,
+    )
+
+
+def _share() -> dict[str, int]:
+    return {"process_index": jax.process_index(), "process_count": jax.process_count()}
+
+
+def _mixed_stream(config: ExperimentConfig, model: PoseModel, training: records.Records, start_step: int) -> Stream:
+    """Labelled clips, and pseudo-labelled ones in every batch."""
+    reading = {**_share(), "seed": config.seed, "start_step": start_step}
+    pseudo = config.data.pseudo
     clips = pipeline.build_index(training, config.data.clip_frames)
     batches = pipeline.train_batches(training, config.data, **reading)
-    pseudo = config.data.pseudo
-    if pseudo is None:
-        return Stream(batches=batches, label=lambda batch: batch, describe_clip=clips.describe)
-
     unlabelled = records.open_records(pseudo.directory)
     _check_same_kind(training, unlabelled)
     pseudo_clips = pipeline.build_index(unlabelled, config.data.clip_frames)

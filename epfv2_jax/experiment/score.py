@@ -31,12 +31,10 @@ def evaluate(
     trained = checkpoints.load(checkpoint)
     config = config_lib.parse(trained.about.experiment)
     split = split or config.evaluation.test_split
-    training, data = (data_lib.open_split(data_directory, name) for name in (config.data.split, split))
+    data = data_lib.open_split(data_directory, split)
     for name in ("skeleton", "layout", "image_size_hw"):
         _check_same(name, trained, data)
-    mean_pose = metrics.mean_pose(
-        pipeline.eval_batches(training, config.data.clip_frames, images=False), training.skeleton
-    )
+    mean_pose = metrics.mean_pose(data_lib.training_poses(config, data_directory), data.skeleton)
     result = evaluate_lib.score(
         trained.model,
         trained.variables,

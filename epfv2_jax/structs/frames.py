@@ -27,6 +27,9 @@ class Frames(struct.PyTreeNode):
     view_valid: jax.Array  # (B, T, V) bool: False where a camera delivered no usable image
     frame_valid: jax.Array  # (B, T) bool: False on padding; padding only follows valid frames
     frame_gap: jax.Array  # (B, T) int32, frame times since the previous frame of the stream; 1 where none was dropped
+    # (B, 4, 4) float32 of the frame before the first, which frame_gap[:, 0] counts from, where the clip is a part of a
+    # recording; None: nothing is known of the time before.
+    T_world_before: jax.Array | None = None
 
 
 class Targets(struct.PyTreeNode):

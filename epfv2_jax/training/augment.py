@@ -103,6 +103,7 @@ def flip_left_right(batch: structs.Batch, skeleton: Skeleton, layout: RigLayout)
                 cameras=cameras.mirror(mirrored_views.cameras), T_cam_headset=_mirrored(mirrored_views.T_cam_headset)
             ),
             T_world_headset=_mirrored(frames.T_world_headset),
+            T_world_before=None if frames.T_world_before is None else _mirrored(frames.T_world_before),
             view_valid=frames.view_valid[:, :, order],
         ),
         targets=targets.replace(

@@ -27,8 +27,8 @@ class NonFiniteError(FloatingPointError):
 class Stream:
     """The batches of a run."""
 
-    batches: Generator[structs.Batch, None, None]  # numpy, this process's share
-    label: Callable[[structs.Batch], structs.Batch]  # on the devices, before the step: a teacher where there is one
+    batches: Generator[Any, None, None]  # numpy, this process's share; `label` makes a `structs.Batch` of each
+    label: Callable[[Any], structs.Batch]  # on the devices, before the step: a teacher or a renderer, or nothing
     describe_clip: Callable[[int], str]  # names a clip by its `clip_id`
 
 
@@ -65,15 +65,15 @@ def fit(run: Run) -> TrainState:
       NonFiniteError: too many steps in a row were not finite; their clips are in skipped.jsonl.
     """
     state, start = run.state, int(run.state.step)
-    pending, compiled = _Pending(run), None
+    pending, compiled = _Pending(run), {}
     batch, wait_s = _next_batch(run) if start < run.steps else (None, 0.0)
     run.goodput.begin()
     for step in range(start + 1, run.steps + 1):
         arrays = run.stream.label(sharding.put_batch(batch, run.mesh))
-        if compiled is None:
-            compiled = _compile(run, state, arrays)
+        if (shape := arrays.frames.frame_valid.shape) not in compiled:
+            compiled[shape] = _compile(run, state, arrays)
             pending.metrics.restart_clock()
-        state, metrics = compiled(state, arrays, run.key)
+        state, metrics = compiled[shape](state, arrays, run.key)
         pending.add(step, arrays.clip_id, metrics, wait_s)
         if step < run.steps:
             batch, wait_s = _next_batch(run)  # while the devices compute

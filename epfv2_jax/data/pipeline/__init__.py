@@ -7,7 +7,7 @@ stream is thus the global step: a run resumes, on any number of processes, by as
 """
 
 from epfv2_jax.data.pipeline.abstract import abstract_batch
-from epfv2_jax.data.pipeline.config import DataConfig, PseudoConfig
+from epfv2_jax.data.pipeline.config import DataConfig, PseudoConfig, WarmupConfig
 from epfv2_jax.data.pipeline.evaluation import eval_batches
 from epfv2_jax.data.pipeline.index import PADDING_CLIP_ID, ClipIndex, build_index
 from epfv2_jax.data.pipeline.training import confident, mixed_batches, train_batches
@@ -17,6 +17,7 @@ __all__ = [
     "ClipIndex",
     "DataConfig",
     "PseudoConfig",
+    "WarmupConfig",
     "abstract_batch",
     "build_index",
     "confident",

@@ -1,6 +1,7 @@
 """How training batches are made up and read."""
 
 import dataclasses
+from typing import Literal
 
 from epfv2_jax.core import checks
 
@@ -24,16 +25,31 @@ class PseudoConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """What a training batch is, and how it is read."""
+class WarmupConfig:
+    """Batches of more and shorter clips at the start: neighbouring frames teach an encoder hardly more than one."""
 
-    split: str = "train"
+    steps: int
+    clip_frames: int
+    batch_size: int  # clips
+
+    def __post_init__(self):
+        checks.at_least(1, steps=self.steps, clip_frames=self.clip_frames, batch_size=self.batch_size)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What a training batch is, and where it comes from."""
+
+    # "records": of the data set; "synthetic": rendered in the loop, as `dataset.synthetic` says, from new people always.
+    source: Literal["records", "synthetic"] = "records"
+    split: str = "train"  # of the records
     clip_frames: int = 16  # frames T of a clip
     batch_size: int = 8  # clips, of all processes together
     read_threads: int = 2  # each prepares whole batches; 0: the caller's thread, with nothing read ahead
     prefetch_batches: int = 4  # ready or under way ahead of the step; host memory grows with it
     worker_processes: int = 0  # processes that read, each with `read_threads`; 0: the caller's own. For many cores
     cache_bytes: int = 256 * 2**20  # of JPEG data kept in memory, for data sets that fit; 0: every clip is read anew
+    warmup: WarmupConfig | None = None
     pseudo: PseudoConfig | None = None  # for a student; None: all clips carry the truth
 
     @property
@@ -41,7 +57,15 @@ class DataConfig:
         """Clips of a batch, with truth or with a teacher's labels."""
         return self.batch_size + (self.pseudo.batch_size if self.pseudo else 0)
 
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """`total_batch_size`, and that of the warm-up where there is one."""
+        return self.total_batch_size, *([self.warmup.batch_size] if self.warmup else [])
+
     def __post_init__(self):
+        checks.one_of(("records", "synthetic"), source=self.source)
+        if self.pseudo is not None and (self.source != "records" or self.warmup is not None):
+            raise ValueError("pseudo: labels of a teacher need source = 'records' and no warmup; change one of them")
         checks.at_least(
             1, clip_frames=self.clip_frames, batch_size=self.batch_size, prefetch_batches=self.prefetch_batches
         )

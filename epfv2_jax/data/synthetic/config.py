@@ -16,6 +16,7 @@ class SyntheticConfig:
     frames: int = 96  # of a sequence; the last part of a motion file may be shorter
     frame_step: int = 1  # frames of motion (30 a second) for each image: 3 gives 10 images a second
     image_width: int = 80  # of the stored images, pixels; natively 640 for the side cameras and 1280 for the front ones
+    clips_per_person: int = 8  # steps in which a person appears where images are rendered in the loop
     train_motion: tuple[str, ...] = ()  # motion capture files (.amc with its .asf beside it, .bvh); empty: procedural
     validation_motion: tuple[str, ...] = ()
     test_motion: tuple[str, ...] = ()
@@ -25,7 +26,7 @@ class SyntheticConfig:
             f"{split}_sequences": getattr(self, f"{split}_sequences") for split in ("train", "validation", "test")
         }
         checks.at_least(0, seed=self.seed, **sequences)
-        checks.at_least(1, frames=self.frames, frame_step=self.frame_step)
+        checks.at_least(1, frames=self.frames, frame_step=self.frame_step, clips_per_person=self.clips_per_person)
         check_image_width(self.image_width)
 
 

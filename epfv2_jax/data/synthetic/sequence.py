@@ -73,7 +73,11 @@ def motion_parts(config: SyntheticConfig, split: str) -> list[Part | None]:
 
 def sample_sequence(config: SyntheticConfig, split: str, index: int, part: Part | None = None) -> Sequence:
     """Returns sequence `index` of `split` with the motion of `part`, or procedural motion if that is None."""
-    rng = np.random.default_rng([config.seed, egobody3m.SPLITS.index(split), index])
+    return draw_sequence(np.random.default_rng([config.seed, egobody3m.SPLITS.index(split), index]), config, part)
+
+
+def draw_sequence(rng: np.random.Generator, config: SyntheticConfig, part: Part | None) -> Sequence:
+    """Returns a random sequence, see `sample_sequence`."""
     if part is None:
         person = body.sample_person(rng)
         length = config.frames * config.frame_step

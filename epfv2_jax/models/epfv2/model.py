@@ -240,9 +240,13 @@ class EPFv2(nn.Module):
     def _query(self, frames: Frames, state: StreamState) -> tuple[jax.Array, StreamState]:
         """Returns the query token (B, T, C), and `state` with the headset pose of the newest valid frame."""
         B, T = frames.frame_valid.shape
-        poses = jnp.concatenate([state.T_world_headset[:, None], frames.T_world_headset], axis=1)
+        before, started = state.T_world_headset, state.started
+        if frames.T_world_before is not None:
+            before = jnp.where(started[:, None, None], before, frames.T_world_before)
+            started = jnp.ones_like(started)
+        poses = jnp.concatenate([before[:, None], frames.T_world_headset], axis=1)
         # Padding only follows valid frames, so the frame before a valid one is valid or that of the state.
-        seen = jnp.concatenate([state.started[:, None], frames.frame_valid], axis=1)
+        seen = jnp.concatenate([started[:, None], frames.frame_valid], axis=1)
         vector = None
         if self.config.auxiliary_input:
             recent = frames.frame_gap < self.config.window  # motion over a longer gap is ignored, as at the start
