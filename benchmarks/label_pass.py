@@ -49,7 +49,11 @@ RECORD_FRAMES = 64
 def record_spec(size: int) -> records.RecordSpec:
     """Returns what the manifest says of records with square images."""
     return records.RecordSpec(
-        image_size_hw=(size, size), camera_model="fisheye", skeleton=skeleton.EGOBODY3M, layout=layout.EGOBODY3M
+        image_size_hw=(size, size),
+        camera_model="fisheye",
+        frame_s=1 / 30,
+        skeleton=skeleton.EGOBODY3M,
+        layout=layout.EGOBODY3M,
     )
 
 
@@ -63,6 +67,7 @@ def write_records(folder: pathlib.Path, size: int, num_records: int, record_fram
         sequence="",
         split="train",
         frame_index=np.arange(record_frames, dtype=np.int32),
+        time_s=np.arange(record_frames) / 30,
         jpegs=tuple(tuple(jpegs[(i + v) % 8] for v in range(4)) for i in range(record_frames)),
         T_world_headset=np.tile(np.eye(4, dtype=np.float32), (record_frames, 1, 1)),
         joints_world_m=np.zeros((record_frames, skeleton.EGOBODY3M.num_joints, 3), np.float32),

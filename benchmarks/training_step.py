@@ -47,7 +47,8 @@ def make_batch(num_frames: int, size: int) -> Batch:
     )
     joints = np.broadcast_to(EGOBODY3M.rest_joints_headset_m(), (1, num_frames, EGOBODY3M.num_joints, 3))
     targets = Targets(joints_headset_m=joints, joint_valid=np.ones(joints.shape[:-1], bool))
-    return Batch(frames=frames, targets=targets, clip_id=np.zeros(1, np.int32))
+    time_s = np.arange(num_frames, dtype=np.float32)[None] / 30
+    return Batch(frames=frames, targets=targets, clip_id=np.zeros(1, np.int32), time_s=time_s)
 
 
 def main() -> None:

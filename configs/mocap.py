@@ -1,7 +1,7 @@
 """Motion capture (CMU) seen by the synthetic rig: the full model and the paper's ablations on real motion.
 
-Put the clips (NN.asf, NN_MM.amc) below data/cmu: subject 01 and 02_01 to 02_08 train; 02_09, 02_10 and 11_01 are held
-out.
+Put the clips (NN.asf, NN_MM.amc), thinned to 30 frames a second, below data/cmu: subject 01 and 02_01 to 02_08 train;
+02_09, 02_10 and 11_01 are held out. CMU's originals have 120 a second: set dataset.synthetic.motion_fps to that.
 Command:   python -m epfv2_jax.train --config configs/mocap.py[:full|:no_temporal|:no_projection]
 Hardware:  2 cores of a busy virtual machine with 4 cores and 23 GiB
 Time:      19 minutes, and 6 for the data the first time
@@ -50,6 +50,7 @@ def get_config(variant: str = "full") -> ConfigDict:
             "train_motion": files(TRAIN),
             "validation_motion": files(VALIDATION),
             "test_motion": files(TEST),
+            "motion_fps": 30.0,
         },
         "conversion": {"image_size_hw": (48, 48), "record_frames": 32, "poor_calibration": "keep"},
     }

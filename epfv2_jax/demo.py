@@ -17,7 +17,7 @@ def parser() -> cli.Parser:
     flags.add_argument("--onnx", help="graph that epfv2_jax.export wrote: the poses come from ONNX Runtime instead")
     flags.add_argument("--out", help=".mp4 or .gif; default: the sequence's name, .mp4 with the extra 'video'")
     flags.add_argument("--frames", type=int, default=300, help="at most; 0: the whole sequence")
-    flags.add_argument("--frame_rate", type=float, default=30.0, help="of the recording, frames a second")
+    flags.add_argument("--frame_rate", type=float, help="of the video, frames a second; default: that of the sequence")
     flags.add_argument("--rerun", metavar="FILE.rrd", help="also write a recording for the Rerun viewer (extra 'viz')")
     return flags
 

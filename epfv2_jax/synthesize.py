@@ -14,6 +14,7 @@ from epfv2_jax.data.synthetic.config import SyntheticConfig
 
 SPLITS = ("train", "validation", "test")
 _SEQUENCES = "sequences in each split; 0: none, or with motion files every part of them once"
+_MOTION_FPS = "frames a second of the .amc files, which do not state it (CMU's originals: 120)"
 _MOTION = "motion capture (.amc with its .asf beside it, .bvh) instead of procedural motion"
 
 
@@ -31,6 +32,7 @@ def parser() -> cli.Parser:
     flags.add_argument("--seed", type=int, default=default.seed, help="of people, motions and rooms")
     for split in SPLITS:
         flags.add_argument(f"--{split}_motion", nargs="+", default=(), metavar="FILE", help=_MOTION)
+    flags.add_argument("--motion_fps", type=float, help=_MOTION_FPS)
     tasks.add_arguments(flags)
     return flags
 
@@ -40,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
     from epfv2_jax.data.synthetic import writer
 
     with exits.usage():
-        same = {name: getattr(args, name) for name in ("seed", "frames", "frame_step", "image_width")}
+        same = {name: getattr(args, name) for name in ("seed", "frames", "frame_step", "image_width", "motion_fps")}
         numbers = {f"{split}_sequences": n for split, n in zip(SPLITS, args.sequences, strict=True)}
         motion = {f"{split}_motion": tuple(getattr(args, f"{split}_motion")) for split in SPLITS}
         config, engine = SyntheticConfig(**same, **numbers, **motion), tasks.from_arguments(args)

@@ -36,6 +36,7 @@ def sequence(tmp_path_factory, batch):
         sequence="walk",
         split="test",
         frame_index=np.arange(NUM_FRAMES, dtype=np.int32),
+        time_s=np.arange(NUM_FRAMES) / 20,
         jpegs=tuple(tuple(map(images.encode_grey, views)) for views in frames.images[0]),
         T_world_headset=T,
         joints_world_m=joints_world_m.astype(np.float32),
@@ -43,7 +44,9 @@ def sequence(tmp_path_factory, batch):
         view_valid=frames.view_valid[0],
         rig=jax.tree.map(lambda leaf: leaf[0].copy(), frames.rig),
     )
-    spec = records.RecordSpec(image_size_hw=SIZE_HW, camera_model="fisheye", skeleton=SKELETON, layout=LAYOUT)
+    spec = records.RecordSpec(
+        image_size_hw=SIZE_HW, camera_model="fisheye", frame_s=1 / 20, skeleton=SKELETON, layout=LAYOUT
+    )
     shard = records.write_shard(folder / "walk.arrayrecord", [run])
     records.write_manifest(folder, records.Manifest(split="test", spec=spec, shards=(shard,)))
     return folder
@@ -78,7 +81,7 @@ def test_writes_a_video(checkpoint, sequence, tmp_path, monkeypatch, capsys):
     assert run(checkpoint=checkpoint, sequence=sequence, frames=2) == 0
     assert "install the extra 'video'" in capsys.readouterr().out
     with Image.open(out) as gif:
-        assert gif.n_frames == 2
+        assert gif.n_frames == 2 and gif.info["duration"] == 50  # the rate of the sequence
 
 
 @pytest.mark.parametrize(

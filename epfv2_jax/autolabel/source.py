@@ -61,7 +61,7 @@ class _Slot:
     first_frame: int = 0  # frame_index of the record's first frame
     run: records.FrameRun | None = None  # None: the record cannot be used
     reason: str = ""
-    last_index: int | None = None  # frame_index of the stream's newest valid frame
+    last_s: float | None = None  # time of the stream's newest valid frame
 
     def bad_row(self, row: int, status: Status, reason: str) -> BadRow:
         """Returns the entry of a row of the slot's record."""
@@ -93,15 +93,15 @@ def unit_batches(inputs: Inputs, unit: int, pool: concurrent.futures.Executor) -
                     continue
                 slot = slots[b]
                 if chunk.first:
-                    slot.last_index = None
+                    slot.last_s = None
                 if slot.record != chunk.record:
                     slot.record, slot.first_frame = chunk.record, inputs.entries[chunk.record].first_frame
                     slot.run, slot.reason = reader.read(chunk.record)
-                _fill(batch, b, slot, pool)
+                _fill(batch, b, slot, pool, spec.frame_s)
             yield batch
 
 
-def _fill(batch: Batch, b: int, slot: _Slot, pool: concurrent.futures.Executor) -> None:
+def _fill(batch: Batch, b: int, slot: _Slot, pool: concurrent.futures.Executor, frame_s: float) -> None:
     """Puts the frames of a chunk into slot `b` of a batch.
 
     A frame with a faulty pose is left out, as if the camera had dropped it: the next frame comes after a longer gap.
@@ -119,10 +119,8 @@ def _fill(batch: Batch, b: int, slot: _Slot, pool: concurrent.futures.Executor) 
     n = len(rows)
     if not n:
         return
-    index = run.frame_index[rows].astype(np.int64)
-    before = index[0] - 1 if slot.last_index is None else slot.last_index
-    slot.last_index = int(index[-1])
-    frames.frame_gap[b, :n] = np.minimum(np.diff(index, prepend=before), np.iinfo(np.int32).max)
+    frames.frame_gap[b, :n] = records.frame_gaps(run.time_s[rows], frame_s, slot.last_s)
+    slot.last_s = float(run.time_s[rows[-1]])
     frames.frame_valid[b, :n] = True
     frames.T_world_headset[b, :n] = run.T_world_headset[rows]
     for place, value in zip(jax.tree.leaves(frames.rig), jax.tree.leaves(run.rig), strict=True):

@@ -13,7 +13,7 @@ def consecutive(frame_valid: jax.Array, frame_gap: jax.Array, joint_valid: jax.A
 
     Args:
       frame_valid: (B, T) bool.
-      frame_gap: (B, T) frame times since the previous frame; 1 where none was dropped.
+      frame_gap: (B, T) frame times of the data since the previous frame; 1 where none was dropped.
       joint_valid: (B, T, J) bool.
       order: of the difference: 1 for displacements, 3 for jerks.
     """

@@ -94,7 +94,9 @@ def recorded_sequences(
                 "images": np.stack([images for images, _ in decoded], axis=1),
                 "T_world_headset": np.stack([run.T_world_headset[:F] for run in runs], axis=1),
                 "view_valid": np.stack([valid for _, valid in decoded], axis=1),
-                "frame_gap": np.ones((F, batch), np.int32),
+                "frame_gap": np.stack(
+                    [records_lib.frame_gaps(run.time_s[:F], records.frame_s) for run in runs], axis=1
+                ),
             },
             calibration={name: np.stack([calibration_of(run.rig)[name] for run in runs]) for name in CALIBRATION},
             joints_world_m=np.stack([run.joints_world_m[:F] for run in runs], axis=1),

@@ -12,7 +12,8 @@ from epfv2_jax.evaluation.evaluate import EvaluationResult
 def columns(result: EvaluationResult) -> tuple[tuple[str, str], ...]:
     """Returns (heading, key of `PoseMetrics.summary`) of the published table's columns, then ours."""
     groups = ((group, f"{group}_cm") for group in result.groups)
-    return ("MPJPE", "mpjpe_cm"), ("MPJVE", "mpjve_cm"), *groups, ("PA-MPJPE", "pa_mpjpe_cm")
+    published = ("MPJPE", "mpjpe_cm"), ("MPJVE", "mpjve_cm"), *groups
+    return *published, ("PA-MPJPE", "pa_mpjpe_cm"), ("MPJVE m/s", "mpjve_m_s")
 
 
 def write_json(result: EvaluationResult, path: str | pathlib.Path, extra: Mapping[str, Any] | None = None) -> None:
@@ -32,16 +33,19 @@ def write_json(result: EvaluationResult, path: str | pathlib.Path, extra: Mappin
 
 
 def format_table(result: EvaluationResult, name: str = "model") -> str:
-    """Returns a plain-text table in cm, columns in the published order, the mean-pose baseline under the model."""
+    """Returns a plain-text table in cm, columns in the published order, the mean-pose baseline under the model.
+
+    MPJVE is in cm per 1/30 s, and at the end in m/s.
+    """
     rows = [(name, result.metrics)] + ([("mean pose", result.baseline)] if result.baseline else [])
     width = max(len(label) for label, _ in rows)
     shown = columns(result)
-    lines = [" ".join(["cm".ljust(width), *(heading.rjust(8) for heading, _ in shown)])]
+    lines = [" ".join(["cm".ljust(width), *(heading.rjust(9) for heading, _ in shown)])]
     for label, values in rows:
-        lines.append(" ".join([label.ljust(width), *(f"{values[key]:8.2f}" for _, key in shown)]))
+        lines.append(" ".join([label.ljust(width), *(f"{values[key]:9.2f}" for _, key in shown)]))
     if result.baseline:
         ratios = (result.metrics[key] / result.baseline[key] if result.baseline[key] else math.nan for _, key in shown)
-        lines.append(" ".join(["ratio".ljust(width), *(f"{ratio:8.2f}" for ratio in ratios)]))
+        lines.append(" ".join(["ratio".ljust(width), *(f"{ratio:9.2f}" for ratio in ratios)]))
     return "\n".join(lines)
 
 

@@ -155,6 +155,7 @@ def abstract_batch(config: ExperimentConfig, clips: int) -> structs.Batch:
             cholesky_m=jax.ShapeDtypeStruct((B, T, J, 3, 3), jnp.float32) if pseudo else None,
         ),
         clip_id=jax.ShapeDtypeStruct((B,), jnp.int32),
+        time_s=jax.ShapeDtypeStruct((B, T), jnp.float32),
     )
 
 

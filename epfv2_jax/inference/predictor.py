@@ -118,8 +118,8 @@ class Predictor:
           images: (B, V, H, W) uint8, upright, in the order of the rig's cameras.
           T_world_headset: (B, 4, 4); world y up, floor at y = 0.
           view_valid: (B, V) bool, False where a camera delivered nothing: its image is ignored. None: all delivered.
-          frame_gap: one for all or (B,), frame times since the previous frame: 1 plus the frames that were dropped
-            between. Without meaning in a stream's first frame.
+          frame_gap: one for all or (B,), frame times of the training data since the previous frame: at their frame
+            rate, 1 plus the frames that were dropped between. Without meaning in a stream's first frame.
 
         Raises:
           ValueError: a shape or dtype that differs from these, a pose that is not finite and rigid, a frame gap below

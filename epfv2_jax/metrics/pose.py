@@ -8,9 +8,9 @@ Definitions, errors in the headset frame without alignment unless said otherwise
 literature does not fix them):
 
 * MPJPE: mean distance over joints. PA-MPJPE: after a similarity alignment of each frame onto the truth.
-* MPJVE: mean norm of the difference between predicted and true displacement from frame to frame, world frame, cm per
-frame.
-* Jitter: mean norm of the third difference of positions, world frame, times the frame rate cubed: m/s^3.
+* MPJVE: mean norm of the difference between predicted and true velocity from frame to frame, world frame; in cm per
+1/30 s, which at the frame rate of EgoBody3M is cm per frame (the paper's likely unit), and in m/s.
+* Jitter: mean norm of the third derivative of positions, world frame, m/s^3.
 * Calibration: share of the errors inside the ellipsoids that the predicted Student-t holds with a given probability.
 """
 
@@ -24,14 +24,12 @@ import scipy.special
 from flax import struct
 
 from epfv2_jax import structs
-from epfv2_jax.core import linalg, masks
+from epfv2_jax.core import derivatives, linalg, masks
 from epfv2_jax.geometry import alignment, transforms
 from epfv2_jax.geometry.skeleton import Skeleton
 
 #: Nominal probabilities of the ellipsoids at which calibration is measured.
 CALIBRATION_LEVELS: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
-#: Frame rate of EgoBody3M (inferred).
-FRAME_RATE_HZ = 30.0
 #: A similarity has seven degrees of freedom: with fewer points PA-MPJPE would be zero or arbitrary.
 _MIN_ALIGNED_JOINTS = 4
 
@@ -46,9 +44,9 @@ class PoseMetrics(struct.PyTreeNode):
     frames: jax.Array  # () frames with at least one valid joint
     aligned_error_sum: jax.Array  # (J,)
     aligned_count: jax.Array  # (J,)
-    velocity_error_sum: jax.Array  # (J,)
+    velocity_error_sum: jax.Array  # (J,) m/s
     velocity_count: jax.Array  # (J,)
-    jerk_sum: jax.Array  # (J,) m per frame cubed, of the prediction
+    jerk_sum: jax.Array  # (J,) m/s^3, of the prediction
     true_jerk_sum: jax.Array  # (J,) the same of the truth
     jerk_count: jax.Array  # (J,)
     inside_count: jax.Array  # (levels, J) errors inside the ellipsoid of each of CALIBRATION_LEVELS
@@ -69,7 +67,7 @@ class PoseMetrics(struct.PyTreeNode):
 
         Args:
           predictions: leading axes (B, T), headset frame, metres.
-          batch: targets and masks; images are not read.
+          batch: targets, masks and times; images are not read.
         """
         frames, targets = batch.frames, batch.targets
         chex.assert_equal_shape([predictions.joints_headset_m, targets.joints_headset_m])
@@ -85,7 +83,8 @@ class PoseMetrics(struct.PyTreeNode):
         alignable = valid & (valid.sum(-1, keepdims=True) >= _MIN_ALIGNED_JOINTS)
         moving = masks.consecutive(frames.frame_valid, frames.frame_gap, targets.joint_valid, order=1)
         steady = masks.consecutive(frames.frame_valid, frames.frame_gap, targets.joint_valid, order=3)
-        velocity_error = jnp.diff(world, axis=1) - jnp.diff(true_world, axis=1)
+        velocity_error = derivatives.derivative(world - true_world, batch.time_s, 1)
+        jerk, true_jerk = (derivatives.derivative(x, batch.time_s, 3) for x in (world, true_world))
         inside, variance, has_distribution = _calibration(predictions.distribution, joints - truth, valid)
         return cls(
             error_sum=_sum(_norm(joints - truth), valid),
@@ -97,8 +96,8 @@ class PoseMetrics(struct.PyTreeNode):
             aligned_count=_count(alignable),
             velocity_error_sum=_sum(_norm(velocity_error), moving),
             velocity_count=_count(moving),
-            jerk_sum=_sum(_norm(jnp.diff(world, n=3, axis=1)), steady),
-            true_jerk_sum=_sum(_norm(jnp.diff(true_world, n=3, axis=1)), steady),
+            jerk_sum=_sum(_norm(jerk), steady),
+            true_jerk_sum=_sum(_norm(true_jerk), steady),
             jerk_count=_count(steady),
             inside_count=inside,
             variance_sum=variance,
@@ -112,16 +111,17 @@ class PoseMetrics(struct.PyTreeNode):
     def summary(self, skeleton: Skeleton) -> dict[str, float]:
         """Returns the metrics by name, the unit at the end of each name; NaN where nothing was counted.
 
-        Names: frames, mpjpe_cm, mpjve_cm (per frame), one per metric group (wrist_cm, ...), pa_mpjpe_cm,
+        Names: frames, mpjpe_cm, mpjve_cm (per 1/30 s), mpjve_m_s, one per metric group (wrist_cm, ...), pa_mpjpe_cm,
         proposal_mpjpe_cm, jitter_m_s3, true_jitter_m_s3; with a predicted distribution also inside_50, inside_90,
         inside_99 (shares in [0, 1]), predicted_sigma_cm and error_sigma_cm (root mean square of one axis of the
         predicted distribution and of the error).
         """
-        cubed = FRAME_RATE_HZ**3
+        mpjve_m_s = _ratio(self.velocity_error_sum, self.velocity_count)
         values = {
             "frames": float(self.frames),
             "mpjpe_cm": 100 * _ratio(self.error_sum, self.count),
-            "mpjve_cm": 100 * _ratio(self.velocity_error_sum, self.velocity_count),
+            "mpjve_cm": 100 * mpjve_m_s * derivatives.PUBLISHED_FRAME_S,
+            "mpjve_m_s": mpjve_m_s,
         }
         for name, joints in skeleton.metric_groups.items():
             rows = list(joints)
@@ -129,8 +129,8 @@ class PoseMetrics(struct.PyTreeNode):
         values |= {
             "pa_mpjpe_cm": 100 * _ratio(self.aligned_error_sum, self.aligned_count),
             "proposal_mpjpe_cm": 100 * _ratio(self.proposal_error_sum, self.count),
-            "jitter_m_s3": cubed * _ratio(self.jerk_sum, self.jerk_count),
-            "true_jitter_m_s3": cubed * _ratio(self.true_jerk_sum, self.jerk_count),
+            "jitter_m_s3": _ratio(self.jerk_sum, self.jerk_count),
+            "true_jitter_m_s3": _ratio(self.true_jerk_sum, self.jerk_count),
         }
         shares = self.calibration()
         if shares:

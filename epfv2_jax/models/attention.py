@@ -39,7 +39,7 @@ def rotary(x: jax.Array, time: jax.Array, base: float) -> jax.Array:
 
     Args:
       x: (B, T, A, K), K even.
-      time: (B, T), in frame times; only differences matter.
+      time: (B, T), in frame times of the data; only differences matter.
       base: the slowest pair rotates about `base` times slower than the fastest, which rotates 1 radian per frame time.
     """
     chex.assert_shape(time, x.shape[:2])

@@ -37,7 +37,7 @@ class PoseModel(Protocol):
 
     @property
     def history(self) -> int | None:
-        """Frame times that a prediction depends on, its own included; None: the whole past."""
+        """Frame times of the data that a prediction depends on, its own included; None: the whole past."""
 
     @property
     def backbone(self) -> Backbone | None:

@@ -3,8 +3,8 @@
     L = lam_pos (w_d MSE(final) + (1 - w_d) tNLL(final) + MSE(earlier)) + lam_jerk (jerk(final) + jerk(earlier))
     L_semi = L(labelled) + lam1 L(pseudo-labelled) + lam2 |s_teacher - s_student|^2
 
-Source: EgoPoseFormer v2 (arXiv 2603.04090), objective. Squared distances per joint, the unit and the end points of the
-schedule are our choice.
+Source: EgoPoseFormer v2 (arXiv 2603.04090), objective. Squared distances per joint, the units and the end points of the
+schedule are our choice. Jerk is per (1/30 s)^3 whatever the frame rate of the data, so that lam_jerk means the same.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ class PoseObjectiveConfig:
 
     kind: str = "pose"
     position_weight: float = 1.0  # lam_pos
-    jerk_weight: float = 0.8  # lam_jerk; with lam_pos = 1 it equals the position term for motion at 5.2 Hz (30 fps)
+    jerk_weight: float = 0.8  # lam_jerk; with lam_pos = 1 it equals the position term for motion at about 5 Hz
     mse_weight_floor: float = 0.1  # w_d at the end of training; it starts at 1
     unit_m: float = 0.1  # of lengths inside the loss, in metres: MSE and NLL gradients are then of one size
     pseudo_weight: float = 1.0  # lam1, where clips carry a teacher's labels
@@ -101,7 +101,7 @@ class PoseObjective:
                 total=masks.masked_sum(error, valid), count=counts["position"], weight=config.position_weight
             )
         for name, joints in poses.items():
-            rough = linalg.squared_norm(terms.jerk(joints, T_world_headset) / config.unit_m)
+            rough = linalg.squared_norm(terms.jerk(joints, T_world_headset, batch.time_s) / config.unit_m)
             found[f"{name}_jerk"] = Term(
                 total=masks.masked_sum(rough, steady), count=counts["jerk"], weight=config.jerk_weight
             )

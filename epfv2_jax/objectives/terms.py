@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from epfv2_jax.core import linalg, masks
+from epfv2_jax.core import derivatives, linalg, masks
 from epfv2_jax.geometry import transforms
 
 
@@ -43,16 +43,20 @@ def student_t_nll(delta: jax.Array, cholesky: jax.Array, degrees_of_freedom: flo
     return 0.5 * (nu + 3) * jnp.log1p(m / nu) + jnp.log(diagonal).sum(-1)
 
 
-def jerk(joints_headset_m: jax.Array, T_world_headset: jax.Array) -> jax.Array:
-    """Returns (B, T - 3, J, 3) third differences of the joints in the world frame, m per frame cubed; empty if T < 4.
+def jerk(joints_headset_m: jax.Array, T_world_headset: jax.Array, time_s: jax.Array) -> jax.Array:
+    """Returns (B, T - 3, J, 3) jerks of the joints in the world frame, m / (1/30 s)^3; empty if T < 4.
 
-    The world frame is our choice: in the headset frame a turn of the head would count as a jerk of the body.
+    At 30 frames a second these are the third differences, as the paper has them; at other rates and at uneven times the
+    same motion has the same jerk. The world frame is our choice: in the headset frame a turn of the head would count as
+    a jerk of the body.
 
     Args:
       joints_headset_m: (B, T, J, 3).
       T_world_headset: (B, T, 4, 4).
+      time_s: (B, T), strictly increasing.
     """
-    return jnp.diff(transforms.apply(T_world_headset, joints_headset_m), n=3, axis=1)
+    joints_world_m = transforms.apply(T_world_headset, joints_headset_m)
+    return derivatives.derivative(joints_world_m, time_s, 3) * derivatives.PUBLISHED_FRAME_S**3
 
 
 def uncertainty_distance(cholesky_m: jax.Array, teacher_m: jax.Array, valid: jax.Array, unit_m: float) -> jax.Array:

@@ -26,7 +26,9 @@ class Frames(struct.PyTreeNode):
     T_world_headset: jax.Array  # (B, T, 4, 4) float32
     view_valid: jax.Array  # (B, T, V) bool: False where a camera delivered no usable image
     frame_valid: jax.Array  # (B, T) bool: False on padding; padding only follows valid frames
-    frame_gap: jax.Array  # (B, T) int32, frame times since the previous frame of the stream; 1 where none was dropped
+    # (B, T) int32, frame times of the data (`RecordSpec.frame_s`) since the previous frame of the stream, rounded; 1
+    # where none was dropped. What a model knows of time: its window and positions count frame times, not seconds.
+    frame_gap: jax.Array
     # (B, 4, 4) float32 of the frame before the first, which frame_gap[:, 0] counts from, where the clip is a part of a
     # recording; None: nothing is known of the time before.
     T_world_before: jax.Array | None = None
@@ -47,3 +49,6 @@ class Batch(struct.PyTreeNode):
     frames: Frames
     targets: Targets
     clip_id: jax.Array  # (B,) int32: index of the clip in its data set, for reports and per-clip random streams
+    # (B, T) float32, seconds since the clip's first frame; strictly increasing, on padding by the nominal frame time.
+    # For losses and metrics; models get `frame_gap`.
+    time_s: jax.Array

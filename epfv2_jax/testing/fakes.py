@@ -24,7 +24,7 @@ def rest_joints() -> np.ndarray:
 
 
 def fake_batch(B=3, T=6, seed=0, image_hw=(16, 16), joints=None) -> structs.Batch:
-    """Returns a numpy batch: smoothly moving joints, a wandering headset, some masked joints, every mask honest."""
+    """Returns a numpy batch at 30 Hz: moving joints, a wandering headset, some masked joints, every mask honest."""
     rng = np.random.default_rng(seed)
     if joints is None:
         drift = np.cumsum(rng.normal(0, 0.01, (B, T, J, 3)), axis=1)
@@ -49,7 +49,28 @@ def fake_batch(B=3, T=6, seed=0, image_hw=(16, 16), joints=None) -> structs.Batc
             joint_valid=rng.random((B, T, J)) > 0.05,
         ),
         clip_id=np.arange(B, dtype=np.int32),
+        time_s=np.tile(np.arange(T, dtype=np.float32) / 30, (B, 1)),
     )
+
+
+def circling(rate_hz: float | None, radius_m: float, period_s: float) -> tuple[structs.Batch, np.ndarray]:
+    """Returns a batch of one clip of 2 s with a resting truth, and joints (1, T, J, 3) that move on a circle.
+
+    `rate_hz` is the frame rate; None: uneven steps of 20 to 60 ms. World and headset axes are the same.
+    """
+    if rate_hz is None:
+        time_s = np.cumsum(np.random.default_rng(0).uniform(0.02, 0.06, 50))
+        time_s -= time_s[0]
+    else:
+        time_s = np.arange(round(2 * rate_hz)) / rate_hz
+    T = len(time_s)
+    batch = fake_batch(B=1, T=T, joints=np.zeros((1, T, J, 3)))
+    batch.targets.joint_valid[:] = True
+    batch.frames.T_world_headset[:] = np.eye(4)
+    angle = 2 * np.pi * time_s / period_s
+    circle = radius_m * np.stack([np.cos(angle), np.zeros(T), np.sin(angle)], axis=-1)
+    joints = np.broadcast_to(circle[None, :, None], (1, T, J, 3)).astype(np.float32)
+    return batch.replace(time_s=time_s[None].astype(np.float32)), joints
 
 
 def fake_predictions(batch: structs.Batch, seed=1, sigma_m=0.05) -> structs.Predictions:
@@ -72,7 +93,9 @@ def mask_some(batch: structs.Batch) -> structs.Batch:
     frame_valid, frame_gap = batch.frames.frame_valid.copy(), batch.frames.frame_gap.copy()
     frame_valid[0, -2:] = False
     frame_gap[1, 2] = 3
-    return batch.replace(frames=batch.frames.replace(frame_valid=frame_valid, frame_gap=frame_gap))
+    time_s = np.cumsum(frame_gap, axis=1, dtype=np.float32) / 30
+    frames = batch.frames.replace(frame_valid=frame_valid, frame_gap=frame_gap)
+    return batch.replace(frames=frames, time_s=time_s - time_s[:, :1])
 
 
 def poison(batch: structs.Batch, predictions: structs.Predictions) -> tuple[structs.Batch, structs.Predictions]:

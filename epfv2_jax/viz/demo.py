@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from epfv2_jax.core import checks
+from epfv2_jax.data import records
 from epfv2_jax.evaluation.examples import FrameExample
 from epfv2_jax.inference.predictor import Predictor
 from epfv2_jax.structs import Rig, StudentT
@@ -119,12 +120,13 @@ class Options:
     sequence: str | os.PathLike  # see `recordings.open_recording`
     out: str | os.PathLike | None = None  # .mp4 or .gif; None: the sequence's name, .mp4 with the extra `video`
     frames: int = 300  # at most; 0: the whole sequence
-    frame_rate: float = 30.0  # of the recording, frames a second
+    frame_rate: float | None = None  # of the video, frames a second; None: that of the recording
     rerun: str | os.PathLike | None = None  # .rrd; also a recording for the Rerun viewer
 
     def __post_init__(self):
         checks.at_least(0, frames=self.frames)
-        checks.within(1, 240, frame_rate=self.frame_rate)
+        if self.frame_rate is not None:
+            checks.within(1, 240, frame_rate=self.frame_rate)
         if self.out is not None:
             encoding.check_path(self.out)
         if self.rerun is not None:
@@ -163,15 +165,16 @@ def run(poses: PoseSource, options: Options, progress: Progress = lambda items, 
     streamed = stream(recording, functools.partial(poses.start, recording.rig), total)
     frames = list(progress(streamed, "stream", total))
     path = pathlib.Path(options.out or f"{recording.name}{'.mp4' if encoding.can_write_mp4() else '.gif'}")
+    frame_rate = options.frame_rate or 1 / recording.frame_s
     pictures = video.draw_frames(
         frames,
         recording.skeleton,
         recording.layout,
         title=recording.name,
         runtime=poses.runtime,
-        frame_rate=options.frame_rate,
+        frame_rate=frame_rate,
     )
-    writer = encoding.open_writer(path, options.frame_rate)
+    writer = encoding.open_writer(path, frame_rate)
     for picture in progress(pictures, "draw", len(frames)):
         writer.add(picture)
     writer.close()
@@ -196,15 +199,15 @@ def stream(recording: Recording, start: Callable[[], Step], max_frames: int = 0)
         latency includes the compilation.
       max_frames: stop after so many; 0: at the end.
     """
-    step, previous = None, None
+    step, before_s = None, None
     for i, frame in enumerate(recording.frames):
         if max_frames and i == max_frames:
             return
         if step is None:
             start()(frame, 1)
             step = start()
-        gap = 1 if previous is None else frame.frame_index - previous
-        previous = frame.frame_index
+        (gap,) = records.frame_gaps(np.array([frame.time_s]), recording.frame_s, before_s).tolist()
+        before_s = frame.time_s
         began = time.perf_counter()
         joints_headset_m, distribution = step(frame, gap)
         latency_ms = 1000 * (time.perf_counter() - began)

@@ -24,6 +24,7 @@ class RecordedFrame:
     """One frame of a recording, with its truth."""
 
     frame_index: int
+    time_s: float  # from the start of the sequence
     images: np.ndarray  # (V, H, W) uint8, upright
     view_valid: np.ndarray  # (V,) bool
     T_world_headset: np.ndarray  # (4, 4) float32
@@ -40,6 +41,7 @@ class Recording:
     layout: RigLayout
     rig: Rig  # numpy, leading axis V
     num_frames: int
+    frame_s: float  # nominal time from one frame to the next
     frames: Iterator[RecordedFrame]
 
 
@@ -86,6 +88,7 @@ def _open_records(path: pathlib.Path, image_size_hw: tuple[int, int] | None) -> 
         layout=data.layout,
         rig=data[first].rig,
         num_frames=sum(data.entries[i].num_frames for i in chosen),
+        frame_s=data.frame_s,
         frames=(frame for i in chosen for frame in _frames_of_run(data[i])),
     )
 
@@ -105,6 +108,7 @@ def _frames_of_run(run: records.FrameRun) -> Iterator[RecordedFrame]:
         pictures, view_valid = records.decode_images(run, t, t + 1)
         yield RecordedFrame(
             frame_index=int(run.frame_index[t]),
+            time_s=float(run.time_s[t]),
             images=pictures[0],
             view_valid=view_valid[0],
             T_world_headset=run.T_world_headset[t],
@@ -137,6 +141,7 @@ def _open_zip(path: pathlib.Path, image_size_hw: tuple[int, int]) -> Recording:
                 pictures, view_valid = _read_images(reader, metadata.frame_index, sizes, dataset.layout, image_size_hw)
                 yield RecordedFrame(
                     frame_index=metadata.frame_index,
+                    time_s=metadata.time_s,
                     images=pictures,
                     view_valid=view_valid,
                     T_world_headset=metadata.T_world_headset.astype(np.float32),
@@ -150,6 +155,7 @@ def _open_zip(path: pathlib.Path, image_size_hw: tuple[int, int]) -> Recording:
         layout=dataset.layout,
         rig=jax.tree.map(np.asarray, rig),
         num_frames=len(readable),
+        frame_s=readable[0].frame_s,
         frames=frames(),
     )
 

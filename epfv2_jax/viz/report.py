@@ -223,9 +223,9 @@ def _summary_table(result: EvaluationResult) -> str:
     )
     m = result.metrics
     text = (
-        f"{m['frames']:,.0f} frames. All in cm (MPJVE: cm per frame). Jitter {_number(m['jitter_m_s3'], 0)} m/s³, of "
-        f"the true motion {_number(m['true_jitter_m_s3'], 0)} m/s³. MPJPE before refinement "
-        f"{_number(m['proposal_mpjpe_cm'])} cm."
+        f"{m['frames']:,.0f} frames. All in cm (MPJVE in cm per 1/30 s, and in m/s). "
+        f"Jitter {_number(m['jitter_m_s3'], 0)} m/s³, of the true motion {_number(m['true_jitter_m_s3'], 0)} m/s³. "
+        f"MPJPE before refinement {_number(m['proposal_mpjpe_cm'])} cm."
     )
     return f"<table><tr><th>cm</th>{head}</tr>{body}</table><p>{text}</p>"
 

@@ -17,7 +17,11 @@ from epfv2_jax.testing.fakes import random_variables
 
 SIZE_HW = (16, 16)
 SPEC = records.RecordSpec(
-    image_size_hw=SIZE_HW, camera_model="fisheye", skeleton=skeleton.EGOBODY3M, layout=layout.EGOBODY3M
+    image_size_hw=SIZE_HW,
+    camera_model="fisheye",
+    frame_s=1 / 30,
+    skeleton=skeleton.EGOBODY3M,
+    layout=layout.EGOBODY3M,
 )
 CONFIG = {"kind": "epfv2", "encoder": "small", "width": 16, "heads": 2, "ffn_width": 16, "head_width": 16, "window": 4}
 J = skeleton.EGOBODY3M.num_joints
@@ -36,10 +40,12 @@ def make_run(sequence: str, first: int, num_frames: int, seed: int) -> records.F
     T_world_headset[:, 0, 2], T_world_headset[:, 2, 0] = np.sin(angle), -np.sin(angle)
     T_world_headset[:, :3, 3] = np.array([0, 1.6, 0]) + np.cumsum(rng.normal(0, 0.03, (num_frames, 3)), axis=0)
     pixels = rng.integers(0, 255, (num_frames, 4, *SIZE_HW), np.uint8)
+    index = np.arange(first, first + num_frames, dtype=np.int32)
     return records.FrameRun(
         sequence=sequence,
         split="train",
-        frame_index=np.arange(first, first + num_frames, dtype=np.int32),
+        frame_index=index,
+        time_s=(index + (index > 7)) / 30,  # frame 8 is late: a gap of two frame times
         jpegs=tuple(tuple(images.encode_grey(view, 92) for view in frame) for frame in pixels),
         T_world_headset=T_world_headset,
         joints_world_m=np.zeros((num_frames, J, 3), np.float32),

@@ -37,7 +37,7 @@ MAX_FRAMES = 72  # of a sequence
 def stream(labeller, parts, leave_out=()):
     """What the teacher says (T, ...) of a whole sequence, frame by frame; `leave_out`: positions that are not seen."""
     seen = np.setdiff1d(np.arange(sum(run.num_frames for run in parts)), leave_out)
-    index = np.concatenate([run.frame_index for run in parts])[seen]
+    time_s = np.concatenate([run.time_s for run in parts])[seen]
     decoded = [records.decode_images(run) for run in parts]
 
     def padded(values, fill=0):
@@ -52,7 +52,7 @@ def stream(labeller, parts, leave_out=()):
         T_world_headset=padded(np.concatenate([run.T_world_headset for run in parts])[seen]),
         view_valid=padded(np.concatenate([v for _, v in decoded])[seen]),
         frame_valid=padded(np.ones(len(seen), bool)),
-        frame_gap=padded(np.diff(index, prepend=index[0] - 1).astype(np.int32), 1),
+        frame_gap=padded(np.rint(30 * np.diff(time_s, prepend=time_s[0] - 1 / 30)).astype(np.int32), 1),
     )
     predictions = scan(labeller.model, jax.device_get(labeller.variables), frames)
     return seen, jax.tree.map(lambda x: np.asarray(x[0, : len(seen)]), predictions)

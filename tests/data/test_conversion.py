@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -12,7 +13,7 @@ import pytest
 
 from epfv2_jax import calibrate, convert
 from epfv2_jax.core import exits, tasks
-from epfv2_jax.data import images, records
+from epfv2_jax.data import images, pipeline, records
 from epfv2_jax.data.conversion import convert as conversion
 from epfv2_jax.data.readers import base, egobody3m
 from epfv2_jax.geometry import cameras
@@ -287,7 +288,7 @@ def test_a_reader_that_does_not_exist(zips, out):
         conversion.convert(zips, out, config)
 
 
-def test_a_conversion_of_before_readers_had_names_goes_on(new_sequence, zips, out):
+def test_a_conversion_whose_config_lacks_a_newer_field_goes_on(new_sequence, zips, out):
     new_sequence().write()
     conversion.convert(zips, out, CONFIG)
     path = out / "conversion.json"
@@ -299,6 +300,47 @@ def test_a_conversion_of_before_readers_had_names_goes_on(new_sequence, zips, ou
     conversion.convert(zips, out, CONFIG)
     assert (out / "train" / "100.arrayrecord").stat().st_mtime_ns == done
     assert records.open_records(out / "train").num_frames == 12
+
+
+def test_a_conversion_to_older_records_is_refused(new_sequence, zips, out):
+    """Its shards cannot be read, so they are not done."""
+    new_sequence().write()
+    conversion.convert(zips, out, CONFIG)
+    path = out / "conversion.json"
+    content = json.loads(path.read_text())
+    del content["record_version"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"\(record_version: 1 there, 2 asked\); choose another folder or delete"):
+        conversion.convert(zips, out, CONFIG)
+
+
+def test_records_know_the_time_of_their_frames(new_sequence, zips, out):
+    """The release says nothing of time: 30 frames a second. Dropped frames do not shift the later ones."""
+    new_sequence(frames=(*range(3), *range(5, 9))).write()
+    conversion.convert(zips, out, CONFIG)
+    split = records.open_records(out / "train")
+    assert split.frame_s == 1 / 30
+    found = np.concatenate([split[i].time_s for i in range(len(split))])
+    np.testing.assert_allclose(found, np.array([0, 1, 2, 5, 6, 7, 8]) / 30, rtol=1e-12)
+
+
+def test_zips_that_state_a_frame_time_are_read_at_it(new_sequence, zips, out):
+    """The first sequence gives the nominal frame time; one whose frames come faster does not belong to the data set."""
+    for sequence, frame_s in (("1", 0.1), ("2", 0.2), ("3", 0.02)):
+        writer = new_sequence(sequence, frames=range(4), seed=int(sequence))
+        for fields in writer.fields.values():
+            fields["frame_s"] = frame_s
+        writer.write()
+    config = dataclasses.replace(CONFIG, poor_calibration="keep")
+    summary = conversion.convert(zips, out, config)["train"]
+    assert summary["sequences_quarantined"] == ["3"]
+    reason = report_of(out, "3")["quarantined"]
+    assert reason == "frame 0: frame time 0.02 s instead of 0.1 s as the reader 'egobody3m' declares"
+    split = records.open_records(out / "train")
+    assert split.frame_s == 0.1
+    np.testing.assert_allclose(split[1].time_s, [0, 0.2, 0.4, 0.6])
+    (batch,) = pipeline.eval_batches(split, 4, batch_size=2, read_threads=0)
+    np.testing.assert_array_equal(batch.frames.frame_gap, [[1, 1, 1, 1], [1, 2, 2, 2]])
 
 
 def test_split_runs_tile_the_frames():

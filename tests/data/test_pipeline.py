@@ -17,7 +17,11 @@ LENGTHS = (7, 4, 9, 1, 8, 5)  # frames of the records: 2 + 1 + 3 + 1 + 2 + 2 cli
 NUM_CLIPS = 11
 J = skeleton.EGOBODY3M.num_joints
 SPEC = records.RecordSpec(
-    image_size_hw=HW, camera_model="fisheye", skeleton=skeleton.EGOBODY3M, layout=layout.EGOBODY3M
+    image_size_hw=HW,
+    camera_model="fisheye",
+    frame_s=1 / 30,
+    skeleton=skeleton.EGOBODY3M,
+    layout=layout.EGOBODY3M,
 )
 
 
@@ -38,6 +42,7 @@ def make_run(i: int, num_frames: int) -> records.FrameRun:
         sequence=f"sequence{i}",
         split="train",
         frame_index=np.arange(num_frames, dtype=np.int32) + 100 * i,
+        time_s=(np.arange(num_frames) + 100 * i) / 30,
         jpegs=tuple(tuple(frame) for frame in jpegs),
         T_world_headset=T_world_headset,
         joints_world_m=joints_world_m.astype(np.float32),
@@ -175,6 +180,8 @@ def test_batch_holds_what_the_records_say(data):
             assert not frames.images[b][~frames.view_valid[b]].any()
             assert not targets.joints_headset_m[b][~targets.joint_valid[b]].any()
             assert (frames.frame_gap[b] == 1).all()
+            np.testing.assert_allclose(batch.time_s[b], np.arange(4) / 30, atol=1e-6)  # also on padding
+            assert batch.time_s.dtype == np.float32
             if n == 0:
                 continue
             run = data[int(index.record[clip])]
@@ -189,6 +196,15 @@ def test_batch_holds_what_the_records_say(data):
             valid = targets.joint_valid[b, :n]
             np.testing.assert_array_equal(valid, run.joint_valid[part])
             np.testing.assert_allclose(back[valid], run.joints_world_m[part][valid], atol=5e-5)
+
+
+def test_uneven_times_become_gaps_and_seconds_of_the_clip(tmp_path):
+    run = dataclasses.replace(make_run(0, 7), time_s=5.0 + np.array([0, 1, 2.2, 5, 6, 7, 9]) / 30)
+    shard = records.write_shard(tmp_path / "a.arrayrecord", [run])
+    records.write_manifest(tmp_path, records.Manifest(split="train", spec=SPEC, shards=(shard,)))
+    (batch,) = pipeline.eval_batches(records.open_records(tmp_path), 4, batch_size=2, read_threads=0)
+    np.testing.assert_array_equal(batch.frames.frame_gap, [[1, 1, 1, 3], [1, 1, 2, 1]])
+    np.testing.assert_allclose(batch.time_s * 30, [[0, 1, 2.2, 5], [0, 1, 3, 4]], rtol=1e-5)
 
 
 def test_damaged_and_missing_images_are_black_and_invalid(data):

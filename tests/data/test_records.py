@@ -14,7 +14,11 @@ from epfv2_jax.geometry import layout, skeleton
 SIZE_HW = (16, 24)
 J = skeleton.EGOBODY3M.num_joints
 SPEC = records.RecordSpec(
-    image_size_hw=SIZE_HW, camera_model="fisheye", skeleton=skeleton.EGOBODY3M, layout=layout.EGOBODY3M
+    image_size_hw=SIZE_HW,
+    camera_model="fisheye",
+    frame_s=1 / 30,
+    skeleton=skeleton.EGOBODY3M,
+    layout=layout.EGOBODY3M,
 )
 
 
@@ -28,6 +32,7 @@ def make_run(num_frames=5, first=3, sequence="100"):
         sequence=sequence,
         split="train",
         frame_index=np.arange(first, first + num_frames, dtype=np.int32),
+        time_s=np.arange(first, first + num_frames) / 30,
         jpegs=jpegs,
         T_world_headset=np.broadcast_to(np.eye(4, dtype=np.float32), (num_frames, 4, 4)).copy(),
         joints_world_m=rng.normal(size=(num_frames, J, 3)).astype(np.float32),
@@ -52,7 +57,7 @@ def assert_same_run(a, b):
     for x, y in zip(jax.tree.leaves(a.rig), jax.tree.leaves(b.rig), strict=True):
         np.testing.assert_array_equal(x, y)
         assert x.dtype == y.dtype
-    for name in ("frame_index", "T_world_headset", "joints_world_m", "joint_valid", "view_valid"):
+    for name in ("frame_index", "time_s", "T_world_headset", "joints_world_m", "joint_valid", "view_valid"):
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
 
 
@@ -70,6 +75,13 @@ def test_round_trip():
             r"100: joints_world_m: expected \(5, 26, 3\) .*\(5, 25, 3\)",
         ),
         ({"frame_index": np.array([0, 1, 2, 4, 5], np.int32)}, "frame_index has a gap"),
+        (
+            {"time_s": np.array([0.0, 0.1, 0.1, 0.2, 0.3])},
+            r"run of 100: time_s of frame 5 is 0\.1, not later than 0\.1 of the frame before it; sort the frames",
+        ),
+        ({"time_s": np.array([0.0, 0.2, 0.1, 0.3, 0.4])}, r"time_s of frame 5 is 0\.1, not later than 0\.2"),
+        ({"time_s": np.array([0.0, np.nan, 0.1, 0.2, 0.3])}, "time_s: holds values that are not finite; leave out"),
+        ({"time_s": np.zeros(5, np.float32)}, r"time_s: expected \(5,\) float64, got \(5,\) float32"),
         ({"jpegs": ()}, "jpegs must be 5 frames of 4 views"),
         ({"jpegs": ((b"",) * 4,) * 5}, "frame 3 view 0 is marked valid but has no image"),
     ],
@@ -77,6 +89,21 @@ def test_round_trip():
 def test_bad_runs_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(make_run(), **changes)
+
+
+def test_frame_gaps_are_differences_of_time_in_nominal_frame_times():
+    time_s = np.array([0.7, 0.8, 0.97, 1.0, 1.2, 1e12])
+    assert records.frame_gaps(time_s, 0.1).tolist() == [1, 1, 2, 1, 2, 2**31 - 1]
+    assert records.frame_gaps(time_s[:2], 0.1, before_s=0.4).tolist() == [3, 1]
+    assert records.frame_gaps(np.arange(100) * (1 / 7.5), 1 / 7.5).tolist() == [1] * 100
+
+
+def test_the_frame_time_of_the_manifest_must_fit():
+    run = make_run()
+    assert dataclasses.replace(SPEC, frame_s=0.02).difference(run) == ""  # frames may have been dropped
+    assert dataclasses.replace(SPEC, frame_s=4 / 30).difference(run) == "frame time 0.03333 s instead of 0.1333 s"
+    with pytest.raises(ValueError, match=r"frame_s: must be above 0, got 0\.0"):
+        dataclasses.replace(SPEC, frame_s=0.0)
 
 
 def test_bad_bytes_are_refused():
@@ -198,17 +225,17 @@ def test_records_carry_skeleton_and_layout(tmp_path):
     write_split(tmp_path)
     split = records.open_records(tmp_path)
     assert split.skeleton == skeleton.EGOBODY3M and split.layout == layout.EGOBODY3M
-    assert split.camera_model == "fisheye"
+    assert split.camera_model == "fisheye" and split.frame_s == 1 / 30
     content = json.loads((tmp_path / records.MANIFEST_NAME).read_text())
     assert content["spec"]["skeleton"]["joint_names"] == list(skeleton.EGOBODY3M.joint_names)
 
 
-@pytest.mark.parametrize("version", [1, 3, None])
+@pytest.mark.parametrize("version", [1, 2, None])
 def test_manifest_of_another_version(tmp_path, version):
     write_split(tmp_path)
     path = tmp_path / records.MANIFEST_NAME
     path.write_text(json.dumps({"version": version, "split": "train", "num_views": 4}))
-    with pytest.raises(ValueError, match=rf"manifest\.json: version: expected 2, got {version}; convert .*again$"):
+    with pytest.raises(ValueError, match=rf"manifest\.json: version: expected 3, got {version}; convert .*again$"):
         records.open_records(tmp_path)
 
 

@@ -122,6 +122,7 @@ def write_records(directory, num_frames: int = 30) -> None:
                 sequence=f"s{seed}",
                 split="validation",
                 frame_index=np.arange(num_frames, dtype=np.int32),
+                time_s=np.arange(num_frames) / 30,
                 jpegs=jpegs,
                 T_world_headset=sequence.frames["T_world_headset"][:, 0],
                 joints_world_m=np.zeros((num_frames, SKELETON.num_joints, 3), np.float32),
@@ -135,7 +136,9 @@ def write_records(directory, num_frames: int = 30) -> None:
         directory,
         records_lib.Manifest(
             split="validation",
-            spec=records_lib.RecordSpec(image_size_hw=SIZE, camera_model="fisheye", skeleton=SKELETON, layout=LAYOUT),
+            spec=records_lib.RecordSpec(
+                image_size_hw=SIZE, camera_model="fisheye", frame_s=1 / 30, skeleton=SKELETON, layout=LAYOUT
+            ),
             shards=(shard,),
         ),
     )

@@ -137,7 +137,8 @@ def test_table_has_the_published_columns_in_their_order(case):
     batch, predictions = case
     result = evaluation.evaluate(oracle(predictions, batch), [batch], EGOBODY3M, metrics.mean_pose([batch], EGOBODY3M))
     head, model, baseline, ratio = tables.format_table(result, "tiny").splitlines()
-    assert head.split() == ["cm", "MPJPE", "MPJVE", "wrist", "shoulder", "leg", "foot", "PA-MPJPE"]
+    assert head.split() == ["cm", "MPJPE", "MPJVE", "wrist", "shoulder", "leg", "foot", "PA-MPJPE", "MPJVE", "m/s"]
+    assert len({len(head), len(model), len(baseline), len(ratio)}) == 1
     assert float(model.split()[1]) == pytest.approx(result.metrics["mpjpe_cm"], abs=0.006)
     assert float(baseline.split()[2]) == pytest.approx(result.baseline["mpjpe_cm"], abs=0.006)
     assert float(ratio.split()[1]) == pytest.approx(result.metrics["mpjpe_cm"] / result.baseline["mpjpe_cm"], abs=0.006)

@@ -74,6 +74,19 @@ def test_velocity_error_of_a_drifting_prediction():
         predict((batch.targets.joints_headset_m + drift[:, :, None]).astype(np.float32)), batch
     ).summary(EGOBODY3M)
     assert summary["mpjve_cm"] == pytest.approx(2, rel=1e-3)
+    assert summary["mpjve_m_s"] == pytest.approx(0.6, rel=1e-3)
+
+
+@pytest.mark.parametrize("rate_hz", [10, 15, 30, 60, None])
+def test_velocity_error_and_jitter_of_a_motion_do_not_depend_on_the_frame_rate(rate_hz):
+    """On a circle the speed is radius * omega, the jitter radius * omega^3. None: uneven times."""
+    batch, joints = fakes.circling(rate_hz, radius_m=0.3, period_s=2.0)
+    summary = from_batch(predict(joints), batch).summary(EGOBODY3M)
+    omega = 2 * np.pi / 2.0
+    assert summary["mpjve_m_s"] == pytest.approx(0.3 * omega, rel=0.01)
+    assert summary["mpjve_cm"] == pytest.approx(100 * 0.3 * omega / 30, rel=0.01)
+    assert summary["jitter_m_s3"] == pytest.approx(0.3 * omega**3, rel=0.02)
+    assert summary["true_jitter_m_s3"] == pytest.approx(0, abs=1e-3)
 
 
 def test_groups_and_joints_are_means_over_their_joints():
@@ -150,7 +163,7 @@ def test_jitter_in_metres_per_second_cubed():
     """A joint on t^3 m has a third derivative of 6 m/s^3 along each moving axis."""
     batch = fakes.fake_batch(B=1, T=8)
     batch.frames.T_world_headset[:] = np.eye(4)
-    t = np.arange(8) / metrics.FRAME_RATE_HZ
+    t = batch.time_s[0]
     joints = np.broadcast_to((t**3)[None, :, None, None] * np.array([0, 1.0, 0]), (1, 8, fakes.J, 3)).astype(np.float32)
     assert from_batch(predict(joints), batch).summary(EGOBODY3M)["jitter_m_s3"] == pytest.approx(6, rel=1e-2)
 

@@ -307,7 +307,8 @@ def as_batch(frames, skeleton):
     shape = (*frames.frame_valid.shape, skeleton.num_joints)
     joints = skeleton.rest_joints_headset_m() + rng.normal(0, 0.05, (*shape, 3))
     targets = Targets(joints_headset_m=joints.astype(np.float32), joint_valid=rng.random(shape) > 0.1)
-    return Batch(frames=frames, targets=targets, clip_id=np.arange(shape[0], dtype=np.int32))
+    time_s = np.tile(np.arange(shape[1], dtype=np.float32) / 30, (shape[0], 1))
+    return Batch(frames=frames, targets=targets, clip_id=np.arange(shape[0], dtype=np.int32), time_s=time_s)
 
 
 def test_gradients_through_the_objective_are_finite(case):

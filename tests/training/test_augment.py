@@ -56,7 +56,12 @@ def make_batch() -> structs.Batch:
         joints_headset_m=rng.normal([0.0, -0.5, 0.5], 0.6, (B, T, EGOBODY3M.num_joints, 3)),
         joint_valid=(rng.random((B, T, EGOBODY3M.num_joints)) > 0.1) & frame_valid[..., None],
     )
-    batch = structs.Batch(frames=frames, targets=targets, clip_id=np.array([5, 3, 900, 12, 0, 7, 44, -1], np.int32))
+    batch = structs.Batch(
+        frames=frames,
+        targets=targets,
+        clip_id=np.array([5, 3, 900, 12, 0, 7, 44, -1], np.int32),
+        time_s=np.tile(np.arange(T, dtype=np.float32) / 30, (B, 1)),
+    )
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32 if leaf.dtype == np.float64 else None), batch)
 
 

@@ -86,6 +86,7 @@ def test_zip_and_records_stream_alike(data, zip_path):
     of_shard = recordings.open_recording(data / "records" / "test" / f"{NAME}.arrayrecord", SIZE_HW)
     for other in (of_metadata, of_folder, of_shard):
         assert (other.name, other.num_frames) == (of_zip.name, of_zip.num_frames) == (NAME, 5)
+        assert other.frame_s == of_zip.frame_s == 1 / 30
         for name in ("focal_px", "center_px", "radial", "tangential", "size_px"):
             np.testing.assert_array_equal(getattr(other.rig.cameras, name), getattr(of_zip.rig.cameras, name))
         np.testing.assert_array_equal(other.rig.T_cam_headset, of_zip.rig.T_cam_headset)
@@ -94,7 +95,7 @@ def test_zip_and_records_stream_alike(data, zip_path):
         assert frame.frame_index == index and frame.view_valid.all() and frame.images.shape == (4, *SIZE_HW)
         for other in others:
             assert np.abs(other.images.astype(int) - frame.images).max() <= 4  # one more JPEG
-            for name in ("frame_index", "T_world_headset", "joints_world_m", "joint_valid", "view_valid"):
+            for name in ("frame_index", "time_s", "T_world_headset", "joints_world_m", "joint_valid", "view_valid"):
                 np.testing.assert_array_equal(getattr(other, name), getattr(frame, name))
 
 
@@ -277,6 +278,7 @@ def test_any_skeleton_and_layout_can_be_streamed(tmp_path):
         sequence="reach",
         split="test",
         frame_index=np.arange(2, dtype=np.int32),
+        time_s=np.arange(2) / 30,
         jpegs=tuple(tuple(images.encode_grey(view) for view in frame) for frame in frames.images[0, :, :2]),
         T_world_headset=frames.T_world_headset[0],
         joints_world_m=joints.copy(),
@@ -284,7 +286,9 @@ def test_any_skeleton_and_layout_can_be_streamed(tmp_path):
         view_valid=np.ones((2, 2), bool),
         rig=jax.tree.map(lambda leaf: leaf[0, :2].copy(), frames.rig),
     )
-    spec = records.RecordSpec(image_size_hw=SIZE_HW, camera_model="fisheye", skeleton=short, layout=fakes.TWO_VIEWS)
+    spec = records.RecordSpec(
+        image_size_hw=SIZE_HW, camera_model="fisheye", frame_s=1 / 30, skeleton=short, layout=fakes.TWO_VIEWS
+    )
     shard = records.write_shard(tmp_path / "a.arrayrecord", [run])
     records.write_manifest(tmp_path, records.Manifest(split="test", spec=spec, shards=(shard,)))
 

@@ -205,9 +205,9 @@ def test_the_table_has_the_joint_groups_of_the_skeleton(result):
     metrics_ = {k: v for k, v in result.metrics.items() if k not in ("leg_cm", "foot_cm", "shoulder_cm")}
     found = dataclasses.replace(result, groups=("wrist", "a<b"), metrics={**metrics_, "a<b_cm": 1.25}, baseline=None)
     text = report._summary_table(found)
-    assert re.findall("<th>([^<]*)</th>", text) == ["cm", "MPJPE", "MPJVE", "wrist", "a&lt;b", "PA-MPJPE"]
+    assert re.findall("<th>([^<]*)</th>", text) == ["cm", "MPJPE", "MPJVE", "wrist", "a&lt;b", "PA-MPJPE", "MPJVE m/s"]
     assert "<td>1.25</td>" in text
-    headings = ["cm", "MPJPE", "MPJVE", "wrist", "shoulder", "leg", "foot", "PA-MPJPE"]
+    headings = ["cm", "MPJPE", "MPJVE", "wrist", "shoulder", "leg", "foot", "PA-MPJPE", "MPJVE m/s"]
     assert re.findall("<th>([^<]*)</th>", report._summary_table(result)) == headings
 
 

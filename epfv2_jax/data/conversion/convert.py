@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from epfv2_jax.core import checks, files, tasks
@@ -49,6 +49,7 @@ def convert(
     checks.one_of(READERS, reader=config.reader)
     reader = READERS[config.reader]
     sequences = reader.find_sequences(source_dir)
+    spec = _spec(reader, sequences, config)
     out_dir = pathlib.Path(out_dir)
     _claim(out_dir, config)
     share = engine.share(sequences)
@@ -66,7 +67,7 @@ def convert(
             todo.append(source)
         else:
             note(report)
-    for report in engine.run(functools.partial(_Converter, reader, out_dir, config), todo):
+    for report in engine.run(functools.partial(_Converter, reader, spec, out_dir, config), todo):
         note(report)
 
     reports: dict[str, list[SequenceReport]] = {}
@@ -75,11 +76,15 @@ def convert(
         if report is None:
             return None
         reports.setdefault(source.split, []).append(report)
-    return {split: _finish(reader, of_split, out_dir / split, config) for split, of_split in reports.items()}
+    return {split: _finish(spec, of_split, out_dir / split, config) for split, of_split in reports.items()}
 
 
 def convert_sequence(
-    reader: Reader, source: SourceSequence, out_dir: str | os.PathLike, config: ConversionConfig
+    reader: Reader,
+    source: SourceSequence,
+    spec: records.RecordSpec,
+    out_dir: str | os.PathLike,
+    config: ConversionConfig,
 ) -> SequenceReport:
     """Returns the report of one sequence, after writing its shard and then the report below `out_dir`/<split>.
 
@@ -89,7 +94,7 @@ def convert_sequence(
     (folder / _REPORT_FOLDER).mkdir(parents=True, exist_ok=True)
     read = ReadReport()
     try:
-        runs = _checked(reader, source, config, read)
+        runs = _checked(reader, source, spec, config, read)
         outcome = records.write_shard(folder / f"{source.sequence}{records.SHARD_SUFFIX}", runs)
     except ValueError as error:
         outcome = error
@@ -103,27 +108,29 @@ class _Converter:
     """A worker for `core.tasks`."""
 
     reader: Reader
+    spec: records.RecordSpec
     out_dir: pathlib.Path
     config: ConversionConfig
 
     def __call__(self, sequences: Iterable[SourceSequence]) -> Iterator[SequenceReport]:
-        return (convert_sequence(self.reader, source, self.out_dir, self.config) for source in sequences)
+        return (convert_sequence(self.reader, source, self.spec, self.out_dir, self.config) for source in sequences)
 
 
-def _spec(reader: Reader, config: ConversionConfig) -> records.RecordSpec:
+def _spec(reader: Reader, sequences: Sequence[SourceSequence], config: ConversionConfig) -> records.RecordSpec:
     return records.RecordSpec(
         image_size_hw=config.image_size_hw,
         camera_model=reader.camera_model,
+        frame_s=reader.frame_s(sequences),
         skeleton=reader.skeleton,
         layout=reader.layout,
     )
 
 
 def _checked(
-    reader: Reader, source: SourceSequence, config: ConversionConfig, read: ReadReport
+    reader: Reader, source: SourceSequence, spec: records.RecordSpec, config: ConversionConfig, read: ReadReport
 ) -> Iterator[records.FrameRun]:
     """Yields the runs of a sequence, of which there must be one, after comparing each with what the reader declares."""
-    spec, count = _spec(reader, config), 0
+    count = 0
     for run in reader.read(source, config, read):
         if difference := spec.difference(run):
             raise ValueError(f"frame {run.frame_index[0]}: {difference} as the reader {config.reader!r} declares")
@@ -133,13 +140,13 @@ def _checked(
 
 
 def _finish(
-    reader: Reader, reports: list[SequenceReport], folder: pathlib.Path, config: ConversionConfig
+    spec: records.RecordSpec, reports: list[SequenceReport], folder: pathlib.Path, config: ConversionConfig
 ) -> dict[str, Any]:
     """Returns the summary of a split of which all sequences are done, after writing its manifest."""
     summary = summarize(reports)
     manifest = records.Manifest(
         split=folder.name,
-        spec=_spec(reader, config),
+        spec=spec,
         shards=tuple(report.shard for report in reports if report.shard is not None),
         report={
             "config": config_lib.to_mapping(config),
@@ -168,13 +175,19 @@ def _read_report(out_dir: pathlib.Path, source: SourceSequence) -> SequenceRepor
 
 
 def _claim(out_dir: pathlib.Path, config: ConversionConfig) -> None:
-    """Writes the config into a new `out_dir`, or raises if a conversion with another one is there."""
+    """Writes the config into a new `out_dir`, or raises if a conversion with another one is there.
+
+    The version of the records counts as a part of the config: shards of an older one are not done.
+    """
     path = out_dir / _CONFIG_NAME
-    wanted = config_lib.to_mapping(config)
+    wanted = {"record_version": records.RECORD_VERSION, **config_lib.to_mapping(config)}
     if not path.is_file():
         out_dir.mkdir(parents=True, exist_ok=True)
         files.write_json(path, wanted)
-    found = config_lib.to_mapping(config_lib.from_mapping(ConversionConfig, files.read_json(path), os.fspath(path)))
+    stored = files.read_json(path)
+    checks.instance(os.fspath(path), stored, dict, "a JSON object")
+    version = {"record_version": stored.pop("record_version", 1)}
+    found = version | config_lib.to_mapping(config_lib.from_mapping(ConversionConfig, stored, os.fspath(path)))
     if found != wanted:
         differences = ", ".join(f"{k}: {found[k]} there, {wanted[k]} asked" for k in wanted if found[k] != wanted[k])
         raise ValueError(

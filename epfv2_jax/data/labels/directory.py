@@ -17,7 +17,7 @@ from epfv2_jax.core import checks, files
 from epfv2_jax.data import records
 
 PLAN_NAME = "plan.json"
-PLAN_VERSION = 2
+PLAN_VERSION = 3
 UNIT_FOLDER = "labels"
 PROGRESS_FOLDER = "progress"
 

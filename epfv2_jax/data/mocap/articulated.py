@@ -7,6 +7,7 @@ says how far a body part has turned from rest.
 import dataclasses
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from epfv2_jax.geometry import kinematics
 
@@ -47,21 +48,24 @@ def rest_joints_m(motion: ArticulatedMotion) -> np.ndarray:
     return joints_m
 
 
-def decimated(motion: ArticulatedMotion, fps: float) -> ArticulatedMotion:
-    """Returns every k-th frame of the motion, so that its frame rate becomes `fps`.
+def resampled(motion: ArticulatedMotion, fps: float) -> ArticulatedMotion:
+    """Returns the motion at `fps` frames a second, from its first frame on.
 
-    Raises:
-      ValueError: the frame rate of the motion is not a whole multiple of `fps`.
+    Between two frames positions are interpolated linearly and rotations at constant angular velocity; where the rate of
+    the motion is a whole multiple of `fps`, the result is every k-th frame. Nothing is filtered (our choice).
     """
-    ratio = motion.fps / fps
-    stride = round(ratio)
-    if stride < 1 or abs(ratio - stride) > 0.01 * stride:
-        raise ValueError(
-            f"{motion.source}: {motion.fps:g} frames a second is not a whole multiple of {fps:g}; resample it first"
-        )
+    last = motion.num_frames - 1
+    place = np.arange(int(last * fps / motion.fps + 1e-6) + 1) * (motion.fps / fps)  # in frames of the motion
+    before = np.minimum(place.astype(int), last)
+    after, share = np.minimum(before + 1, last), place - before
+    start_m = motion.root_position_m[before]
+    # Rotation takes a flat list of rotations; every joint of a frame turns by the same share of its own way.
+    shape = (len(place), *motion.joint_rotations.shape[1:])
+    start, end = (Rotation.from_matrix(motion.joint_rotations[i].reshape(-1, 3, 3)) for i in (before, after))
+    turn = Rotation.from_rotvec(np.repeat(share, shape[1])[:, None] * (start.inv() * end).as_rotvec())
     return dataclasses.replace(
         motion,
         fps=fps,
-        root_position_m=motion.root_position_m[::stride],
-        joint_rotations=motion.joint_rotations[::stride],
+        root_position_m=start_m + share[:, None] * (motion.root_position_m[after] - start_m),
+        joint_rotations=(start * turn).as_matrix().reshape(shape),
     )

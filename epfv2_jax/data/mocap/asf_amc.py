@@ -60,7 +60,7 @@ def read_asf(path: str | pathlib.Path) -> AsfSkeleton:
 
 
 def read_amc(path: str | pathlib.Path, skeleton: AsfSkeleton, fps: float) -> ArticulatedMotion:
-    """Returns the motion of an AMC file on its skeleton, with the frame rate `fps`, which the format does not store.
+    """Returns the motion of an AMC file on its skeleton, with the frame rate `fps`, which the format does not state.
 
     Raises:
       ValueError: the file is malformed or does not fit the skeleton; the message names file, line and value.

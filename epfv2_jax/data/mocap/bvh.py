@@ -10,6 +10,8 @@ from epfv2_jax.geometry.rotations import euler_matrix
 
 _ROTATIONS = ("xrotation", "yrotation", "zrotation")
 _POSITIONS = ("xposition", "yposition", "zposition")
+# Files round the frame time, 1/30 s to 0.0333: a rate this near to a whole number of frames a second is that number.
+_ROUNDED = 2e-3
 
 
 def read_bvh(path: str | pathlib.Path, unit_m: float = 1.0) -> ArticulatedMotion:
@@ -142,4 +144,8 @@ def _read_values(reader: _Lines, num_channels: int) -> tuple[np.ndarray, float]:
     lines = reader.rest()
     if len(lines) != count:
         frames.fail(f"expected {int(count)} frames, got {len(lines)}; the file may be cut off")
-    return np.stack([line.numbers(num_channels, first=0) for line in lines]), 1.0 / seconds
+    fps = 1.0 / seconds
+    whole = round(fps)
+    if abs(fps - whole) <= _ROUNDED * fps:
+        fps = float(whole)
+    return np.stack([line.numbers(num_channels, first=0) for line in lines]), fps

@@ -7,7 +7,7 @@ import numpy as np
 from epfv2_jax.geometry import kinematics
 from epfv2_jax.geometry.skeleton import EGOBODY3M as SKELETON
 
-#: Frames a second of every clip before `cut`: the rate of EgoBody3M.
+#: Frames a second of every clip before `cut`: the rate of procedural motion, to which motion files are resampled.
 FPS = 30.0
 
 #: Points of the sole: a joint and the offset from it in the foot's axes, metres in the rest pose.

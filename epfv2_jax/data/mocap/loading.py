@@ -23,18 +23,18 @@ BVH_UNITS_M: dict[str, float] = {
 _LEG_RANGE_M = (0.6, 1.15)  # thigh and shin of anybody from a ten-year-old to the tallest
 
 
-def load_clip(path: str | pathlib.Path, amc_fps: float = FPS, bvh_unit_m: float | None = None) -> MotionClip:
-    """Returns the motion of an AMC or BVH file at 30 frames a second, its lowest foot joint at y = 0.
+def load_clip(path: str | pathlib.Path, *, fps: float | None = None, bvh_unit_m: float | None = None) -> MotionClip:
+    """Returns the motion of an AMC or BVH file resampled to 30 frames a second, its lowest foot joint at y = 0.
 
     Args:
       path: of the file. The skeleton of an AMC file is found by the subject's number: `01_05.amc` needs `01.asf`.
-      amc_fps: frame rate of AMC files, which do not store it.
+      fps: frame rate of an AMC file, which does not state it. A BVH file states its own.
       bvh_unit_m: unit of length of BVH files, which do not store it; by default the one of `BVH_UNITS_M` that gives
         the legs a human length.
 
     Raises:
-      ValueError: a file is missing, malformed or of unknown type, or its figure lacks a body part; the message says
-        what to do.
+      ValueError: a file is missing, malformed or of unknown type, its figure lacks a body part, or it is an AMC file
+        and `fps` is None; the message says what to do.
     """
     path = pathlib.Path(path)
     checks.one_of((".amc", ".bvh"), **{f"{path}: type of motion file": path.suffix.lower()})
@@ -42,10 +42,15 @@ def load_clip(path: str | pathlib.Path, amc_fps: float = FPS, bvh_unit_m: float 
         subject = path.stem.partition("_")[0]
         asf = path.with_name(f"{subject}.asf")
         files.check_file(asf, f"put the subject's ASF beside {path}")
-        motion = asf_amc.read_amc(path, asf_amc.read_asf(asf), amc_fps)
+        if fps is None:
+            raise ValueError(
+                f"{path}: AMC files do not state their frame rate; set motion_fps (fps of load_clip) to it: 120 for "
+                "CMU's originals, less for thinned copies"
+            )
+        motion = asf_amc.read_amc(path, asf_amc.read_asf(asf), fps)
     else:
         motion = _without_reference_pose(_in_metres(bvh.read_bvh(path), bvh_unit_m))
-    return retarget(articulated.decimated(motion, FPS))
+    return retarget(articulated.resampled(motion, FPS))
 
 
 def _in_metres(motion: ArticulatedMotion, unit_m: float | None) -> ArticulatedMotion:

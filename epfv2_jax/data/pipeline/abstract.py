@@ -31,4 +31,5 @@ def abstract_batch(records: Records, clip_frames: int, batch_size: int, *, pseud
             cholesky_m=array((B, T, J, 3, 3), jnp.float32) if pseudo else None,
         ),
         clip_id=array((B,), jnp.int32),
+        time_s=array((B, T), jnp.float32),
     )

@@ -40,7 +40,7 @@ class WarmupConfig:
 class DataConfig:
     """What a training batch is, and where it comes from."""
 
-    # "records": of the data set; "synthetic": rendered in the loop, as `dataset.synthetic` says, from new people always.
+    # "records": of the data set; "synthetic": rendered in the loop as `dataset.synthetic` says, always of new people.
     source: Literal["records", "synthetic"] = "records"
     split: str = "train"  # of the records
     clip_frames: int = 16  # frames T of a clip

@@ -30,11 +30,13 @@ class Loader:
         self._index = index
         self._shape_vj = records.num_views, records.skeleton.num_joints
         self._image_size_hw = records.image_size_hw if images else (0, 0)
+        self._frame_s = records.frame_s
         self._labels = labels
 
     def __call__(self, clip_ids: Sequence[int]) -> structs.Batch:
         """Returns the batch; a clip of id PADDING_CLIP_ID, which must not come first, has no valid frame."""
         frames, targets = self._blank(len(clip_ids))
+        time_s = np.tile(np.arange(self._index.clip_frames) * self._frame_s, (len(clip_ids), 1))
         rigs = []
         for b, clip_id in enumerate(clip_ids):
             if clip_id == PADDING_CLIP_ID:
@@ -45,12 +47,15 @@ class Loader:
             run, part = self._runs[record], slice(start, start + n)
             rigs.append(run.rig)
             self._fill_frames({name: array[b] for name, array in frames.items()}, run, part)
+            time_s[b, :n] = run.time_s[part] - run.time_s[start]
+            time_s[b, n:] += time_s[b, n - 1] - (n - 1) * self._frame_s  # padding goes on at the nominal rate
             self._fill_targets({name: array[b, :n] for name, array in targets.items()}, run, record, part)
         rig = jax.tree.map(lambda *leaves: np.stack(leaves), *rigs)
         return structs.Batch(
             frames=structs.Frames(rig=rig, **frames),
             targets=structs.Targets(**targets),
             clip_id=np.asarray(clip_ids, np.int32),
+            time_s=time_s.astype(np.float32),
         )
 
     def _blank(self, B: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -81,7 +86,7 @@ class Loader:
         clip["T_world_headset"][:n] = run.T_world_headset[part]
         clip["T_world_headset"][n:] = run.T_world_headset[part.stop - 1]
         clip["frame_valid"][:n] = True
-        clip["frame_gap"][1:n] = np.diff(run.frame_index[part])
+        clip["frame_gap"][:n] = records_lib.frame_gaps(run.time_s[part], self._frame_s)
 
     def _fill_targets(self, clip: dict[str, np.ndarray], run: FrameRun, record: int, part: slice) -> None:
         """Fills the arrays (n, J, ...) of one clip with the truth, or with the labels of a teacher if there is one."""

@@ -38,6 +38,9 @@ class Reader(Protocol):
           ValueError: there are none.
         """
 
+    def frame_s(self, sequences: Sequence[SourceSequence]) -> float:
+        """Returns the nominal time from one frame to the next of the data set of these sequences, seconds."""
+
     def read(self, source: SourceSequence, config: ConversionConfig, report: "ReadReport") -> Iterator[FrameRun]:
         """Yields the runs of a sequence, images upright and of `config.image_size_hw`; fills in `report` on the way.
 

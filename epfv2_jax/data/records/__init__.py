@@ -3,7 +3,8 @@
 A directory holds one split:
 
     <name>.arrayrecord   shards, one FrameRun a record
-    manifest.json        skeleton, rig layout, image size and shards with checksums; without it the split is unfinished
+    manifest.json        skeleton, rig layout, image size, frame time, and shards with checksums; without it the split
+                         is unfinished
 """
 
 from epfv2_jax.data.records.manifest import (
@@ -15,7 +16,7 @@ from epfv2_jax.data.records.manifest import (
     write_manifest,
 )
 from epfv2_jax.data.records.reading import Records, open_records, verify
-from epfv2_jax.data.records.runs import RECORD_VERSION, FrameRun, decode, decode_images, encode
+from epfv2_jax.data.records.runs import RECORD_VERSION, FrameRun, decode, decode_images, encode, frame_gaps
 from epfv2_jax.data.records.shards import SHARD_SUFFIX, RecordEntry, Shard, check_shard_size, write_shard
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "decode",
     "decode_images",
     "encode",
+    "frame_gaps",
     "open_records",
     "read_manifest",
     "verify",

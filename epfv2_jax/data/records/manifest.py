@@ -4,6 +4,8 @@ import dataclasses
 import os
 import pathlib
 
+import numpy as np
+
 from epfv2_jax.core import checks, files
 from epfv2_jax.core import config as config_lib
 from epfv2_jax.data.records.runs import FrameRun
@@ -12,7 +14,7 @@ from epfv2_jax.geometry.layout import RigLayout
 from epfv2_jax.geometry.skeleton import Skeleton
 
 MANIFEST_NAME = "manifest.json"
-MANIFEST_VERSION = 2
+MANIFEST_VERSION = 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,8 +23,12 @@ class RecordSpec:
 
     image_size_hw: tuple[int, int]
     camera_model: str  # "pinhole" or "fisheye", as in `geometry.cameras.Camera`
+    frame_s: float  # nominal time from one frame to the next, seconds: the unit of `Frames.frame_gap`
     skeleton: Skeleton
     layout: RigLayout
+
+    def __post_init__(self):
+        checks.above(0, frame_s=self.frame_s)
 
     def difference(self, run: FrameRun) -> str:
         """Returns what about a run is not as specified; an empty string if nothing is."""
@@ -34,6 +40,9 @@ class RecordSpec:
         ):
             if found != wanted:
                 return f"{what} {found} instead of {wanted}"
+        typical_s = float(np.median(np.diff(run.time_s))) if run.num_frames > 1 else self.frame_s
+        if typical_s < 0.5 * self.frame_s:  # a longer one may be due to dropped frames
+            return f"frame time {typical_s:.4g} s instead of {self.frame_s:.4g} s"
         return ""
 
 

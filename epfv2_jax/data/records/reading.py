@@ -72,6 +72,11 @@ class Records:
         return self.manifest.spec.camera_model
 
     @property
+    def frame_s(self) -> float:
+        """Nominal time from one frame to the next, seconds."""
+        return self.manifest.spec.frame_s
+
+    @property
     def num_views(self) -> int:
         """V."""
         return self.layout.num_views

@@ -10,9 +10,9 @@ from epfv2_jax.data import images as images_lib
 from epfv2_jax.geometry.cameras import Camera
 from epfv2_jax.structs import Rig
 
-RECORD_VERSION = 1
+RECORD_VERSION = 2
 
-_ARRAYS = ("frame_index", "T_world_headset", "joints_world_m", "joint_valid", "view_valid")
+_ARRAYS = ("frame_index", "time_s", "T_world_headset", "joints_world_m", "joint_valid", "view_valid")
 _FIELDS = {"version", "sequence", "split", "jpegs", "cameras", "T_cam_headset", *_ARRAYS}
 _CAMERA_FIELDS = tuple(field.name for field in dataclasses.fields(Camera))
 
@@ -24,6 +24,7 @@ class FrameRun:
     sequence: str
     split: str
     frame_index: np.ndarray  # (n,) int32, each one more than the last
+    time_s: np.ndarray  # (n,) float64, seconds from the start of the sequence, strictly increasing
     jpegs: tuple[tuple[bytes, ...], ...]  # [n][V] monochrome JPEG, b"" where the view is missing
     T_world_headset: np.ndarray  # (n, 4, 4) float32
     joints_world_m: np.ndarray  # (n, J, 3) float32
@@ -36,12 +37,20 @@ class FrameRun:
         checks.array(f"{where}: frame_index", self.frame_index, (None,), np.int32)
         n, V = len(self.frame_index), self.num_views
         checks.at_least(1, **{f"{where}: number of frames": n})
+        checks.array(f"{where}: time_s", self.time_s, (n,), np.float64)
         checks.array(f"{where}: joint_valid", self.joint_valid, (n, None), np.bool_)
         checks.array(f"{where}: joints_world_m", self.joints_world_m, (n, self.num_joints, 3), np.float32)
         checks.array(f"{where}: T_world_headset", self.T_world_headset, (n, 4, 4), np.float32)
         checks.array(f"{where}: view_valid", self.view_valid, (n, V), np.bool_)
         if np.any(np.diff(self.frame_index) != 1):
             raise ValueError(f"{where}: frame_index has a gap; split the run there")
+        checks.finite(f"{where}: time_s", self.time_s, "leave out frames without a time")
+        if np.any(late := np.diff(self.time_s) <= 0):
+            i = int(np.argmax(late))
+            raise ValueError(
+                f"{where}: time_s of frame {self.frame_index[i + 1]} is {self.time_s[i + 1]}, not later than "
+                f"{self.time_s[i]} of the frame before it; sort the frames by time and leave out repeated ones"
+            )
         if len(self.jpegs) != n or any(len(frame) != V for frame in self.jpegs):
             raise ValueError(f"{where}: jpegs must be {n} frames of {V} views")
         present = np.array([[bool(data) for data in frame] for frame in self.jpegs])
@@ -88,6 +97,7 @@ def encode(run: FrameRun) -> bytes:
             "sequence": run.sequence,
             "split": run.split,
             "frame_index": run.frame_index,
+            "time_s": run.time_s,
             "jpegs": [list(frame) for frame in run.jpegs],
             "T_world_headset": run.T_world_headset,
             "joints_world_m": run.joints_world_m,
@@ -126,6 +136,19 @@ def decode(data: bytes) -> FrameRun:
         rig=Rig(cameras=Camera(**cameras), T_cam_headset=fields["T_cam_headset"]),
         **{name: fields[name] for name in _ARRAYS},
     )
+
+
+def frame_gaps(time_s: np.ndarray, frame_s: float, before_s: float | None = None) -> np.ndarray:
+    """Returns (n,) int32 frame times since the previous frame, rounded and at least 1.
+
+    Args:
+      time_s: (n,) of the frames.
+      frame_s: the nominal frame time.
+      before_s: time of the frame before the first; None: there is none, and the first gap is 1.
+    """
+    first_s = time_s[:1] - frame_s if before_s is None else before_s
+    gaps = np.rint(np.diff(time_s, prepend=first_s) / frame_s)
+    return np.clip(gaps, 1, np.iinfo(np.int32).max).astype(np.int32)
 
 
 def decode_images(run: FrameRun, start: int = 0, stop: int | None = None) -> tuple[np.ndarray, np.ndarray]:

@@ -20,6 +20,7 @@ class SyntheticConfig:
     train_motion: tuple[str, ...] = ()  # motion capture files (.amc with its .asf beside it, .bvh); empty: procedural
     validation_motion: tuple[str, ...] = ()
     test_motion: tuple[str, ...] = ()
+    motion_fps: float | None = None  # frames a second of the .amc files, which do not state it; CMU's originals: 120
 
     def __post_init__(self):
         sequences = {
@@ -27,6 +28,8 @@ class SyntheticConfig:
         }
         checks.at_least(0, seed=self.seed, **sequences)
         checks.at_least(1, frames=self.frames, frame_step=self.frame_step, clips_per_person=self.clips_per_person)
+        if self.motion_fps is not None:
+            checks.within(1, 1000, motion_fps=self.motion_fps)
         check_image_width(self.image_width)
 
 

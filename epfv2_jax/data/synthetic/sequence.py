@@ -45,9 +45,9 @@ class Sequence:
 
 
 @functools.lru_cache(maxsize=64)
-def load_clip(path: str) -> clips.MotionClip:
-    """Returns the clip of a motion file with its soles on the floor; cached."""
-    return clips.grounded(loading.load_clip(path))
+def load_clip(path: str, fps: float | None) -> clips.MotionClip:
+    """Returns the clip of a motion file with its soles on the floor; cached. `fps`: see `loading.load_clip`."""
+    return clips.grounded(loading.load_clip(path, fps=fps))
 
 
 def motion_parts(config: SyntheticConfig, split: str) -> list[Part | None]:
@@ -61,7 +61,7 @@ def motion_parts(config: SyntheticConfig, split: str) -> list[Part | None]:
         return [None] * count
     parts = []
     for path in files:
-        num_frames = load_clip(path).num_frames
+        num_frames = load_clip(path, config.motion_fps).num_frames
         cut = [Part(path, start, min(start + length, num_frames)) for start in range(0, num_frames, length)]
         least = min(_MIN_PART_FRAMES * config.frame_step, length)
         parts += [part for part in cut if part.stop - part.start >= least]
@@ -83,7 +83,7 @@ def draw_sequence(rng: np.random.Generator, config: SyntheticConfig, part: Part 
         length = config.frames * config.frame_step
         clip = clips.cut(motion.sample_motion(rng, person.offsets_m, length), 0, length, config.frame_step)
     else:
-        clip = load_clip(part.path)
+        clip = load_clip(part.path, config.motion_fps)
         person = body.sample_person(rng, clip.offsets_m)
         clip = clips.cut(clip, part.start, part.stop, config.frame_step)
     rotations, joints_m = clips.world_pose(clip)

@@ -173,6 +173,7 @@ class _Sampler:
                     joints_headset_m=joints_headset_m, joint_valid=np.ones(joints_headset_m.shape[:-1], bool)
                 ),
                 clip_id=np.int32((step * self._batch_size + row) % 2**31),
+                time_s=np.arange(T, dtype=np.float32) / np.float32(sequence.clip.fps),
             ),
             solids=jax.tree.map(lambda x: x[part], sequence.solids),
             scene=sequence.scene,

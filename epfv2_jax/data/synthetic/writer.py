@@ -1,5 +1,6 @@
 """Writes synthetic sequences in the layout of the EgoBody3M release, so that its reader reads them.
 
+The metadata of each frame have one field more than those of the release: `frame_s`, the time from frame to frame.
 The files are the same byte for byte whenever they are made again on the same kind of machine.
 """
 
@@ -27,6 +28,7 @@ from epfv2_jax.data.synthetic.sequence import Part, Sequence, motion_parts, rend
 from epfv2_jax.structs import Rig
 
 _CONFIG_FILE = "synthetic.json"
+_FORMAT_VERSION = 2  # of the zips: since 2 they state their frame time
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 
 
@@ -79,6 +81,7 @@ def write_sequence(
         T_world_headset_cm[:3, 3] *= 100
         fields = {
             "frame_index": t,
+            "frame_s": 1 / sequence.clip.fps,
             "world_from_headset_xf_cm": T_world_headset_cm.round(8).tolist(),
             "annotation_level": 0,
             "joint_positions_world_cm": (100.0 * sequence.joints_world_m[t].astype(np.float64)).round(6).tolist(),
@@ -120,8 +123,8 @@ class _Synthesizer:
 
 
 def _check_config(config: SyntheticConfig, directory: pathlib.Path) -> None:
-    """Writes the configuration of a new data set; raises if an old one has another."""
-    path, now = directory / _CONFIG_FILE, config_lib.to_mapping(config)
+    """Writes the configuration of a new data set; raises if an old one has another, or another format."""
+    path, now = directory / _CONFIG_FILE, {"version": _FORMAT_VERSION, **config_lib.to_mapping(config)}
     if not path.is_file():
         directory.mkdir(parents=True, exist_ok=True)
         files.write_json(path, now)

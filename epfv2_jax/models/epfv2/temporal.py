@@ -14,10 +14,9 @@ from epfv2_jax.models import attention
 class KVCache(struct.PyTreeNode):
     """Keys and values of the frames before a chunk, oldest first; immutable, passed in and returned.
 
-    Keys are stored NOT rotated, with their age in frame times (1/30 s at 30 fps) at the newest frame. Positions are
-    computed from ages at use, relative to the chunk: they stay small however long the stream is, and a dropped frame
-    ages its predecessors by two instead of one. An entry as old as the window is masked; an empty cache holds only such
-    entries.
+    Keys are stored NOT rotated, with their age in frame times of the data at the newest frame. Positions are computed
+    from ages at use, relative to the chunk: they stay small however long the stream is, and a dropped frame ages its
+    predecessors by two instead of one. An entry as old as the window is masked; an empty cache holds only such entries.
     """
 
     keys: jax.Array  # (B, W - 1, A, K)

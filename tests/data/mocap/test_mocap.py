@@ -1,4 +1,4 @@
-"""Motion capture files: analytic poses of tiny figures, two sources of one real motion, files that must be refused."""
+"""Motion capture files: analytic poses of tiny figures, frame rates, two sources of one motion, files to be refused."""
 
 import dataclasses
 
@@ -151,19 +151,57 @@ def test_bvh_positions_of_a_hand_made_figure(tmp_path):
     np.testing.assert_allclose(rotations @ np.swapaxes(rotations, -1, -2), np.tile(np.eye(3), (2, 2, 1, 1)), atol=1e-12)
 
 
-def test_decimation_keeps_every_kth_frame_from_the_first(tmp_path):
+def spinning(tmp_path, frames: int, frame_time: str) -> articulated.ArticulatedMotion:
+    """A figure that moves by 1 unit and turns by 9 degrees about y in each frame, read from a BVH file."""
     path = tmp_path / "figure.bvh"
-    frames = "".join(f"{i} 0 0 0 0 0 0 0 0\n" for i in range(10))
-    path.write_text(BVH.split("1 2 3")[0].replace("Frames: 2", "Frames: 10") + frames)
-    motion = articulated.decimated(bvh.read_bvh(path), 30.0)
-    np.testing.assert_array_equal(motion.root_position_m[:, 0], [0, 4, 8])
-    with pytest.raises(ValueError, match="120 frames a second is not a whole multiple of 50"):
-        articulated.decimated(bvh.read_bvh(path), 50.0)
+    rows = "".join(f"{i} 0 0 0 {9 * i} 0 0 0 0\n" for i in range(frames))
+    text = BVH.split("1 2 3")[0].replace("Frames: 2", f"Frames: {frames}").replace("0.0083333", frame_time)
+    path.write_text(text + rows)
+    return bvh.read_bvh(path)
+
+
+def test_a_whole_multiple_of_the_rate_keeps_every_kth_frame(tmp_path):
+    motion = spinning(tmp_path, 10, "0.0083333")
+    thin = articulated.resampled(motion, 30.0)
+    np.testing.assert_array_equal(thin.root_position_m[:, 0], [0, 4, 8])
+    np.testing.assert_allclose(thin.joint_rotations, motion.joint_rotations[::4], atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("frame_time", "fps"),
+    [("0.01", 100), ("0.02", 50), ("0.0416667", 24), ("0.033", 30.303), ("0.0333", 30), ("0.04", 25)],
+)
+def test_any_frame_time_is_resampled_at_the_same_speed(tmp_path, frame_time, fps):
+    motion = spinning(tmp_path, 31, frame_time)
+    assert motion.fps == pytest.approx(fps, rel=1e-4)
+    even = articulated.resampled(motion, 30.0)
+    place = np.arange(even.num_frames) * motion.fps / 30  # in frames of the file
+    assert even.fps == 30.0 and place[-1] <= 30 < place[-1] + motion.fps / 30
+    np.testing.assert_allclose(even.root_position_m[:, 0], place, atol=1e-9)
+    angle = np.radians(9 * place)
+    np.testing.assert_allclose(even.joint_rotations[:, 0, 0, 2], np.sin(angle), atol=1e-9)
+    np.testing.assert_allclose(even.joint_rotations[:, 0, 0, 0], np.cos(angle), atol=1e-9)
+
+
+@pytest.mark.parametrize(("folder", "fps"), [(".", 120), ("at30", 30)])
+def test_amc_at_its_own_rate_walks_at_its_own_speed(shared_data, folder, fps):
+    path = shared_data / "cases" / "amc_120hz" / folder / "90_01.amc"
+    clip = loading.load_clip(path, fps=fps)
+    way_m = np.linalg.norm(clip.root_position_m[-1] - clip.root_position_m[0])
+    assert way_m / ((clip.num_frames - 1) / clip.fps) == pytest.approx(1.2, rel=0.01)
+    assert 1.9 < clip.num_frames / 30 < 2.1
+
+
+def test_amc_without_a_rate_is_refused(shared_data):
+    path = shared_data / "cases" / "amc_120hz" / "90_01.amc"
+    message = r"90_01\.amc: AMC files do not state their frame rate; set motion_fps .* to it: 120 for CMU's originals"
+    with pytest.raises(ValueError, match=message):
+        loading.load_clip(path)
 
 
 def test_two_sources_of_one_motion_agree(shared_data):
     folder = shared_data / "mocap_cmu"
-    from_amc, from_bvh = loading.load_clip(folder / "01_01.amc"), loading.load_clip(folder / "01_01.bvh")
+    from_amc, from_bvh = loading.load_clip(folder / "01_01.amc", fps=30), loading.load_clip(folder / "01_01.bvh")
     a_m, b_m = clip_joints_m(from_amc), clip_joints_m(from_bvh)
     assert a_m.shape == b_m.shape == (688, SKELETON.num_joints, 3)
     err_cm = np.linalg.norm(a_m - b_m, axis=-1) * 100
@@ -175,7 +213,7 @@ def test_two_sources_of_one_motion_agree(shared_data):
 def test_retargeted_clip_follows_its_source(shared_data):
     folder = shared_data / "mocap_cmu"
     source = asf_amc.read_amc(folder / "02_01.amc", asf_amc.read_asf(folder / "02.asf"), 30.0)
-    clip = loading.load_clip(folder / "02_01.amc")
+    clip = loading.load_clip(folder / "02_01.amc", fps=30)
     joints_m = clip_joints_m(clip)
     lengths_m = np.linalg.norm(joints_m[:, 15] - joints_m[:, 14], axis=-1)
     np.testing.assert_allclose(lengths_m, lengths_m[0], atol=1e-6)
@@ -211,7 +249,7 @@ def world_rotation(clip, name: str) -> np.ndarray:
 
 
 def test_a_standing_walker_looks_forward_and_is_upright(shared_data):
-    clip = loading.load_clip(shared_data / "mocap_cmu" / "02_01.amc")
+    clip = loading.load_clip(shared_data / "mocap_cmu" / "02_01.amc", fps=30)
     joints_m = clip_joints_m(clip)
     walked = joints_m[-1] - joints_m[0]
     forward = walked.mean(0) / np.linalg.norm(walked.mean(0))
@@ -226,7 +264,7 @@ def test_every_shared_clip_loads(shared_data):
     paths = sorted((shared_data / "mocap_cmu").glob("*.amc"))
     assert len(paths) == 25
     for path in paths[::4]:
-        clip = loading.load_clip(path)
+        clip = loading.load_clip(path, fps=30)
         eye = clip.joint_rotations @ np.swapaxes(clip.joint_rotations, -1, -2)
         np.testing.assert_allclose(eye, np.broadcast_to(np.eye(3), eye.shape), atol=1e-5)
         assert clip.fps == 30.0 and np.isfinite(clip.root_position_m).all()
@@ -326,11 +364,11 @@ def test_clips_that_cannot_be_loaded_are_refused(tmp_path, amc):
     with pytest.raises(ValueError, match=r"type of motion file: '\.fbx' is not one of '\.amc', '\.bvh'"):
         loading.load_clip(tmp_path / "a.fbx")
     with pytest.raises(ValueError, match=r"01_02\.amc: no such file"):
-        loading.load_clip(tmp_path / "01_02.amc")
+        loading.load_clip(tmp_path / "01_02.amc", fps=30)
     with pytest.raises(ValueError, match=r"07\.asf: no such file; put the subject's ASF beside .*07_01\.amc"):
         loading.load_clip(tmp_path / "07_01.amc")
     with pytest.raises(ValueError, match="no joint for the head; rename it to one of head"):
-        loading.load_clip(amc)
+        loading.load_clip(amc, fps=30)
 
 
 def test_a_figure_that_lies_at_rest_is_refused(shared_data):

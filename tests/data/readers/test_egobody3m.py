@@ -113,7 +113,17 @@ def _index(fields):
     fields["frame_index"] = 9
 
 
+def _no_frame_time(fields):
+    fields["frame_s"] = 0
+
+
+def _frame_time_in_words(fields):
+    fields["frame_s"] = "1/30"
+
+
 BAD_FIELDS = [
+    (_no_frame_time, "frame_s: must be above 0, got 0"),
+    (_frame_time_in_words, "frame_s: expected seconds from one frame to the next, got '1/30'"),
     (_nan_pose, r"world_from_headset_xf_cm\[1, 3\] is nan, expected finite"),
     (_sheared_pose, "world_from_headset_xf_cm: the rotation part is not orthonormal"),
     (_mirrored_pose, "world_from_headset_xf_cm: the rotation part is a reflection"),

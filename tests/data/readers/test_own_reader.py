@@ -46,11 +46,14 @@ class Take:
 
 @dataclasses.dataclass(frozen=True)
 class PairReader:
-    """Reads SPLIT/NAME.npz with arrays frames (n,), left, right (n, H, W), poses (n, 4, 4), joints (n, 5, 3)."""
+    """Reads SPLIT/NAME.npz with arrays frames, times (n,), left, right (n, H, W), poses (n, 4, 4), joints (n, 5, 3)."""
 
     skeleton: Skeleton = SKELETON
     layout: RigLayout = LAYOUT
     camera_model: str = "pinhole"
+
+    def frame_s(self, sequences: list[Take]) -> float:
+        return 0.1
 
     def find_sequences(self, source_dir: str | os.PathLike) -> list[Take]:
         found = sorted(pathlib.Path(source_dir).glob("*/*.npz"))
@@ -78,6 +81,7 @@ class PairReader:
                 sequence=source.sequence,
                 split=source.split,
                 frame_index=kept["frames"][part],
+                time_s=kept["times"][part],
                 jpegs=tuple(
                     tuple(
                         base.upright_jpeg(kept[view][i], turns, config)
@@ -111,6 +115,7 @@ def source(tmp_path):
     np.savez(
         tmp_path / "source" / "train" / "walk.npz",
         frames=np.arange(10, dtype=np.int32),
+        times=np.array([0, 0.1, 0.19, 0.3, 0.4, 0.5, 0.73, 0.8, 0.9, 1.0]),  # a late frame, and two that are lost
         left=np.tile(ramp, (10, 24, 1)),  # bright on the right
         right=np.tile(ramp[:, None], (10, 1, 24)),  # bright below
         poses=poses,
@@ -130,6 +135,7 @@ def test_its_records_carry_its_skeleton_and_layout(config, source, tmp_path):
     assert reports["walk"]["quarantined_frames"] == [{"frame": 3, "reason": "walk.npz: no pose"}]
     assert reports["broken"]["quarantined"].startswith("broken.npz: not an npz file")
     assert summary["sequences_quarantined"] == ["broken"]
+    assert split.frame_s == 0.1 and split[1].time_s.tolist() == [0.4, 0.5, 0.73, 0.8]
     records.verify(tmp_path / "out" / "train")
 
 
@@ -153,6 +159,7 @@ def test_its_clips_are_batches(config, source, tmp_path):
     split = records.open_records(tmp_path / "out" / "train")
     batch = next(pipeline.eval_batches(split, 4, batch_size=2, read_threads=0))
     assert batch.frames.images.shape == (2, 4, 2, 16, 16)
+    assert batch.frames.frame_gap[1].tolist() == [1, 1, 2, 1]  # 0.23 s between its second and third frame
     assert batch.targets.joints_headset_m.shape == (2, 4, 5, 3) and batch.targets.joint_valid[1].all()
     assert pipeline.abstract_batch(split, 4, 2) == jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), batch

@@ -1,6 +1,7 @@
 """Synthetic data sets: the same bytes every time, resumable, and readable by the reader of EgoBody3M."""
 
 import dataclasses
+import json
 import pathlib
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import zipfile
 import numpy as np
 import pytest
 
+from epfv2_jax.core import config as config_lib
 from epfv2_jax.core import tasks
 from epfv2_jax.data import images
 from epfv2_jax.data.calibration import fit as calibration
@@ -82,6 +84,7 @@ def test_other_settings_are_refused_in_the_same_directory(dataset):
         ({"test_sequences": -2}, "test_sequences: must be at least 0, got -2"),
         ({"frames": 0}, "frames: must be at least 1, got 0"),
         ({"frame_step": 0}, "frame_step: must be at least 1, got 0"),
+        ({"motion_fps": 0.0}, r"motion_fps: must be in \[1, 1000\], got 0\.0"),
         ({"image_width": 30}, "image_width: must be a positive multiple of 20, such as 80 or 640, got 30"),
     ],
 )
@@ -146,17 +149,41 @@ def test_joints_fall_inside_the_images_as_in_the_real_rig(tmp_path):
 def test_real_clips_are_worn_and_cut_into_parts(shared_data, tmp_path):
     files = tuple(str(shared_data / "mocap_cmu" / f"{name}.amc") for name in ("02_01", "02_02"))
     config = dataclasses.replace(
-        CONFIG, train_sequences=0, validation_sequences=0, frames=60, train_motion=files, image_width=20
+        CONFIG, train_sequences=0, validation_sequences=0, frames=60, train_motion=files, motion_fps=30, image_width=20
     )
     parts = sequence_lib.motion_parts(config, "train")
     assert [pathlib.Path(part.path).stem for part in parts[:2]] == ["02_01", "02_02"]
     for path in files:
         covered = [frame for part in parts if part.path == path for frame in range(part.start, part.stop)]
-        total = sequence_lib.load_clip(path).num_frames
+        total = sequence_lib.load_clip(path, 30).num_frames
         assert len(covered) == len(set(covered)) > total - 8
     sequence = sequence_lib.sample_sequence(config, "train", 0, parts[0])
     assert len(sequence.T_world_headset) == 60
-    assert np.quantile(clips.sole_heights(sequence_lib.load_clip(files[0])), 0.1) == pytest.approx(0.0, abs=1e-5)
+    assert np.quantile(clips.sole_heights(sequence_lib.load_clip(files[0], 30)), 0.1) == pytest.approx(0.0, abs=1e-5)
+
+
+def test_a_motion_file_without_a_frame_rate_names_the_setting(shared_data, tmp_path):
+    path = str(shared_data / "mocap_cmu" / "02_01.amc")
+    config = dataclasses.replace(CONFIG, train_motion=(path,))
+    with pytest.raises(ValueError, match=r"02_01\.amc: AMC files do not state their frame rate; set motion_fps"):
+        writer.write_dataset(config, tmp_path, progress=False)
+
+
+def test_zips_state_their_frame_time(tmp_path):
+    """Every second frame of motion: the reader of EgoBody3M takes the times from the zips."""
+    config = dataclasses.replace(CONFIG, train_sequences=1, validation_sequences=0, frames=4, frame_step=2)
+    writer.write_dataset(config, tmp_path, progress=False)
+    sequences = egobody3m.find_sequences(tmp_path)
+    assert egobody3m.EgoBody3M().frame_s(sequences) == pytest.approx(2 / 30)
+    with egobody3m.SequenceReader(sequences[0]) as reader:
+        np.testing.assert_allclose([reader.metadata(frame).time_s for frame in range(4)], np.arange(4) * 2 / 30)
+
+
+def test_a_data_set_of_an_older_format_is_refused(tmp_path):
+    content = {k: v for k, v in config_lib.to_mapping(CONFIG).items() if k != "motion_fps"}
+    (tmp_path / "synthetic.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="made with version = None, asked for 2; give another directory"):
+        writer.write_dataset(CONFIG, tmp_path, progress=False)
 
 
 def test_a_lower_frame_rate_moves_more_between_images():

@@ -11,6 +11,9 @@ from epfv2_jax.geometry import layout, skeleton, transforms
 #: Farthest that a joint can be from the headset, metres: our choice.
 MAX_JOINT_DISTANCE_M = 5.0
 
+#: Frame time of the release, seconds. It states no times; 30 frames a second are inferred.
+FRAME_S = 1 / 30
+
 _J = skeleton.EGOBODY3M.num_joints
 _V = layout.EGOBODY3M.num_views
 
@@ -20,14 +23,22 @@ class FrameMetadata:
     """The JSON of one frame, checked."""
 
     frame_index: int
+    frame_s: float  # time from one frame index to the next
     annotation_level: int  # 0 is the best grade
     T_world_headset: np.ndarray  # (4, 4) float64, metres
     joints_world_m: np.ndarray  # (J, 3) float64
     uvz: np.ndarray  # (V, J, 3) float64: stored pixel column and row, depth in metres; may hold non-finite values
 
+    @property
+    def time_s(self) -> float:
+        """Seconds from frame 0 of the sequence."""
+        return self.frame_index * self.frame_s
+
 
 def parse_frame(content: bytes, where: str) -> FrameMetadata:
     """Returns the checked metadata of one frame from its JSON; `where` names the file in errors.
+
+    A field `frame_s`, which the release does not have and synthetic data do, gives another frame time than FRAME_S.
 
     Raises:
       ValueError: naming the file, the field, its value and what is allowed.
@@ -36,6 +47,9 @@ def parse_frame(content: bytes, where: str) -> FrameMetadata:
     checks.instance(where, fields, dict, "a JSON object")
     frame_index = _integer(fields, "frame_index", where)
     level = _integer(fields, "annotation_level", where)
+    frame_s = fields.get("frame_s", FRAME_S)
+    checks.instance(f"{where}: frame_s", frame_s, (int, float), "seconds from one frame to the next")
+    checks.above(0, **{f"{where}: frame_s": frame_s})
     T_world_headset = _array(fields, "world_from_headset_xf_cm", (4, 4), where)
     joints_cm = _array(fields, "joint_positions_world_cm", (_J, 3), where)
     transforms.check_rigid(T_world_headset, f"{where}: world_from_headset_xf_cm")
@@ -49,6 +63,7 @@ def parse_frame(content: bytes, where: str) -> FrameMetadata:
     T_world_headset[:3, 3] /= 100
     return FrameMetadata(
         frame_index=frame_index,
+        frame_s=float(frame_s),
         annotation_level=level,
         T_world_headset=T_world_headset,
         joints_world_m=joints_cm / 100,

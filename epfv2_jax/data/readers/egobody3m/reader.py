@@ -1,9 +1,10 @@
 """EgoBody3M for the conversion: metadata, fitted cameras and images of a sequence as runs of frames."""
 
+import contextlib
 import dataclasses
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
@@ -14,7 +15,7 @@ from epfv2_jax.data import rig as rig_lib
 from epfv2_jax.data.calibration import fit as calibration
 from epfv2_jax.data.conversion.config import ConversionConfig
 from epfv2_jax.data.readers import base
-from epfv2_jax.data.readers.egobody3m.frame import FrameMetadata
+from epfv2_jax.data.readers.egobody3m.frame import FRAME_S, FrameMetadata
 from epfv2_jax.data.readers.egobody3m.sequence import SequenceFiles, SequenceReader, find_sequences
 from epfv2_jax.geometry import cameras, layout, skeleton
 from epfv2_jax.geometry.layout import RigLayout
@@ -32,6 +33,13 @@ class EgoBody3M:
     def find_sequences(self, source_dir: str | os.PathLike) -> list[SequenceFiles]:
         """Returns the sequences below a folder; see `egobody3m.find_sequences`."""
         return find_sequences(source_dir)
+
+    def frame_s(self, sequences: Sequence[SequenceFiles]) -> float:
+        """Returns the frame time that the first readable sequence states, else that of the release."""
+        for source in sequences:
+            with contextlib.suppress(ValueError), SequenceReader(source, with_images=False) as reader:
+                return reader.metadata(reader.frames[0]).frame_s
+        return FRAME_S
 
     def read(
         self, source: SequenceFiles, config: ConversionConfig, report: base.ReadReport
@@ -120,6 +128,7 @@ def _run(
         sequence=source.sequence,
         split=source.split,
         frame_index=np.array([f.frame_index for f in frames], np.int32),
+        time_s=np.array([f.time_s for f in frames], np.float64),
         jpegs=tuple(jpegs),
         T_world_headset=np.stack([f.T_world_headset for f in frames]).astype(np.float32),
         joints_world_m=np.stack([f.joints_world_m for f in frames]).astype(np.float32),
