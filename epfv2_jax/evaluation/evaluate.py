@@ -1,8 +1,9 @@
-"""Scores a model on a data set: metrics, those of the mean-pose baseline, and the worst and typical frames."""
+"""Scores a model on a data set: metrics, those of its baselines, and the worst and typical frames."""
 
+import collections
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -14,12 +15,15 @@ from epfv2_jax.core import checks, linalg, masks, sharding
 from epfv2_jax.data import pipeline, records
 from epfv2_jax.evaluation import examples
 from epfv2_jax.evaluation.examples import FrameExample
+from epfv2_jax.geometry.layout import RigLayout
 from epfv2_jax.geometry.skeleton import Skeleton
 from epfv2_jax.metrics.pose import PoseMetrics, mean_pose_predictions
 from epfv2_jax.models.base import PoseModel
 
 # Clips from which the typical frames are chosen: a uniform sample, so that memory does not grow with the data set.
 _SAMPLE = 48
+#: Names of baselines: the mean pose of the training set, and the model without any image.
+MEAN_POSE, VIEWS_HIDDEN = "mean pose", "views hidden"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,6 +36,8 @@ class EvaluationConfig:
     validation_clips: int = 64  # at most, in evaluations during training, spread evenly over the split; 0: all
     test_split: str = "test"
     pictures: int = 8  # worst frames drawn after the final evaluation
+    ablate_views: bool = True  # final evaluation: also without images and with each view alone, V + 1 more passes
+    hide_views: bool = False  # score without images, in validation too: for a model that is trained without them
 
     def __post_init__(self):
         checks.at_least(1, clip_frames=self.clip_frames, batch_size=self.batch_size)
@@ -46,8 +52,9 @@ class EvaluationResult:
     metrics: dict[str, float]  # PoseMetrics.summary of the model
     per_joint_cm: dict[str, float]
     calibration: dict[float, float]  # nominal -> measured share inside the ellipsoid; empty without uncertainty
-    baseline: dict[str, float] | None  # PoseMetrics.summary of the mean pose on the same frames
-    baseline_per_joint_cm: dict[str, float] | None
+    # On the same frames, by name: the mean pose, and the model with hidden views. Empty if they were not asked for.
+    baselines: dict[str, dict[str, float]]  # PoseMetrics.summary
+    baselines_per_joint_cm: dict[str, dict[str, float]]
     worst: tuple[FrameExample, ...]  # worst first, at most one frame per clip
     typical: tuple[FrameExample, ...]  # nearest to the median error, from clips that are not in `worst`
 
@@ -57,6 +64,7 @@ def evaluate(
     batches: Iterable[structs.Batch],
     skeleton: Skeleton,
     mean_pose_headset_m: np.ndarray | None = None,
+    ablations: Mapping[str, np.ndarray] | None = None,
     keep_worst: int = 0,
     keep_typical: int = 0,
 ) -> EvaluationResult:
@@ -70,37 +78,37 @@ def evaluate(
       predict_fn: returns the model's predictions for the frames of a batch.
       batches: host (numpy) batches, clip_id -1 on padding.
       skeleton: of the joints.
-      mean_pose_headset_m: (J, 3) from `metrics.pose.mean_pose` over the training set; None leaves the baseline out.
+      mean_pose_headset_m: (J, 3) from `metrics.pose.mean_pose` over the training set; None leaves this baseline out.
+      ablations: more baselines by name, from `view_ablations`: the views (V,) bool that the model sees in it.
       keep_worst: number of frames with the largest error to keep, at most one per clip.
       keep_typical: number of frames with an error near the median to keep, from a sample of the clips.
 
     Raises:
       ValueError: there is no valid frame.
     """
-    J = skeleton.num_joints
-    total, baseline = PoseMetrics.zeros(J), PoseMetrics.zeros(J)
+    total = PoseMetrics.zeros(skeleton.num_joints)
+    baselines = collections.defaultdict(lambda: PoseMetrics.zeros(skeleton.num_joints))
     worst, sample = [], examples.Sample(_SAMPLE if keep_typical else 0)
     for batch in batches:
         predictions = predict_fn(batch.frames)
         blind = batch.replace(frames=batch.frames.replace(images=None))  # do not transfer the images a second time
         sums, err_cm = _score(predictions, blind)
         total = total.merge(_host(sums))
-        if mean_pose_headset_m is not None:
-            baseline = baseline.merge(_host(_score_mean_pose(mean_pose_headset_m, blind)))
+        for name, others in _baselines(predict_fn, batch, mean_pose_headset_m, ablations or {}):
+            baselines[name] = baselines[name].merge(_host(_score(others, blind)[0]))
         if keep_worst or keep_typical:
             err_cm = np.asarray(err_cm)
             worst = examples.add_worst(worst, keep_worst, predictions, batch, err_cm)
             sample.add(predictions, batch, err_cm)
     if not total.frames:
         raise ValueError("nothing to evaluate: no batch holds a valid frame; check the split and its manifest")
-    has_baseline = mean_pose_headset_m is not None
     return EvaluationResult(
         groups=tuple(skeleton.metric_groups),
         metrics=total.summary(skeleton),
         per_joint_cm=total.per_joint_cm(skeleton),
         calibration=total.calibration(),
-        baseline=baseline.summary(skeleton) if has_baseline else None,
-        baseline_per_joint_cm=baseline.per_joint_cm(skeleton) if has_baseline else None,
+        baselines={name: sums.summary(skeleton) for name, sums in baselines.items()},
+        baselines_per_joint_cm={name: sums.per_joint_cm(skeleton) for name, sums in baselines.items()},
         worst=tuple(worst),
         typical=sample.typical(keep_typical, {example.clip_id for example in worst}),
     )
@@ -120,24 +128,54 @@ def score(
     """Returns the evaluation of a model on the clips of `data` (at most `max_clips`, spread evenly; 0: all).
 
     The clips of a batch are spread over the devices of `mesh` (None: all devices). All processes of a run call this and
-    get the same result.
+    get the same result. Without a mean pose there are no baselines; with one, also the model's own as `config` says.
     """
     mesh = sharding.make_mesh(sharding.MeshConfig()) if mesh is None else mesh
     variables = sharding.put_everywhere(variables, mesh)
     split = jax.sharding.NamedSharding(mesh, sharding.BATCH_SPEC)
+    batches = pipeline.eval_batches(
+        data,
+        config.clip_frames,
+        batch_size=-(-config.batch_size // mesh.size) * mesh.size,
+        max_clips=max_clips,
+    )
+    if config.hide_views:
+        batches = (_show(batch, np.zeros(model.layout.num_views, bool)) for batch in batches)
+    ablate = config.ablate_views and not config.hide_views and mean_pose_headset_m is not None
     return evaluate(
         lambda frames: _predict(model, mesh, variables, sharding.put_whole(frames, split)),
-        pipeline.eval_batches(
-            data,
-            config.clip_frames,
-            batch_size=-(-config.batch_size // mesh.size) * mesh.size,
-            max_clips=max_clips,
-        ),
+        batches,
         model.skeleton,
         mean_pose_headset_m,
+        view_ablations(model.layout) if ablate else None,
         keep_worst=pictures,
         keep_typical=pictures // 2,
     )
+
+
+def view_ablations(layout: RigLayout) -> dict[str, np.ndarray]:
+    """Returns the views (V,) bool that a model sees, by name: none of them, then each alone if there are several."""
+    alone = dict(zip(layout.view_names, np.eye(layout.num_views, dtype=bool), strict=True))
+    several = {f"{view} alone": shown for view, shown in alone.items()} if len(alone) > 1 else {}
+    return {VIEWS_HIDDEN: np.zeros(layout.num_views, bool), **several}
+
+
+def _baselines(
+    predict_fn: Callable[[structs.Frames], structs.Predictions],
+    batch: structs.Batch,
+    mean_pose_headset_m: np.ndarray | None,
+    ablations: Mapping[str, np.ndarray],
+) -> Iterator[tuple[str, structs.Predictions]]:
+    """Yields the name of each baseline and its predictions for a batch."""
+    if mean_pose_headset_m is not None:
+        yield MEAN_POSE, mean_pose_predictions(mean_pose_headset_m, batch)
+    for name, shown in ablations.items():
+        yield name, predict_fn(_show(batch, shown).frames)
+
+
+def _show(batch: structs.Batch, shown: np.ndarray) -> structs.Batch:
+    """Returns `batch` with the views where `shown` (V,) is False not valid: the model sees no picture there."""
+    return batch.replace(frames=batch.frames.replace(view_valid=batch.frames.view_valid & shown))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -156,11 +194,6 @@ def _score(predictions: structs.Predictions, batch: structs.Batch) -> tuple[Pose
     count = valid.sum(-1)
     err_m = masks.masked_sum(jnp.sqrt(linalg.squared_norm(delta)), valid, axis=-1) / jnp.maximum(count, 1)
     return sums, jnp.where(count > 0, 100 * err_m, -jnp.inf)
-
-
-@jax.jit
-def _score_mean_pose(mean_pose_headset_m: jax.Array, batch: structs.Batch) -> PoseMetrics:
-    return PoseMetrics.from_batch(mean_pose_predictions(mean_pose_headset_m, batch), batch)
 
 
 def _host(sums: PoseMetrics) -> PoseMetrics:

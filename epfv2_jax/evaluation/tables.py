@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from epfv2_jax.core import files
-from epfv2_jax.evaluation.evaluate import EvaluationResult
+from epfv2_jax.evaluation.evaluate import MEAN_POSE, VIEWS_HIDDEN, EvaluationResult
 
 
 def columns(result: EvaluationResult) -> tuple[tuple[str, str], ...]:
@@ -21,9 +21,9 @@ def write_json(result: EvaluationResult, path: str | pathlib.Path, extra: Mappin
     data = {
         **(extra or {}),
         "metrics": result.metrics,
-        "mean_pose_baseline": result.baseline,
+        "baselines": result.baselines,
         "per_joint_cm": result.per_joint_cm,
-        "mean_pose_baseline_per_joint_cm": result.baseline_per_joint_cm,
+        "baselines_per_joint_cm": result.baselines_per_joint_cm,
         "calibration": [{"nominal": k, "measured": v} for k, v in result.calibration.items()],
         "worst_frames": [{"clip_id": e.clip_id, "frame": e.frame, "err_cm": e.err_cm} for e in result.worst],
     }
@@ -32,21 +32,41 @@ def write_json(result: EvaluationResult, path: str | pathlib.Path, extra: Mappin
     files.write_json(path, _strict(data), indent=2)
 
 
-def format_table(result: EvaluationResult, name: str = "model") -> str:
-    """Returns a plain-text table in cm, columns in the published order, the mean-pose baseline under the model.
+def rows(result: EvaluationResult, name: str = "model") -> tuple[tuple[str, tuple[float, ...]], ...]:
+    """Returns (label, values in the order of `columns`): the model called `name`, its baselines, and ratios.
 
-    MPJVE is in cm per 1/30 s, and at the end in m/s.
+    Lengths in cm. The ratio to the mean pose and that of the model without images to itself follow those baselines.
     """
-    rows = [(name, result.metrics)] + ([("mean pose", result.baseline)] if result.baseline else [])
-    width = max(len(label) for label, _ in rows)
-    shown = columns(result)
-    lines = [" ".join(["cm".ljust(width), *(heading.rjust(9) for heading, _ in shown)])]
-    for label, values in rows:
-        lines.append(" ".join([label.ljust(width), *(f"{values[key]:9.2f}" for _, key in shown)]))
-    if result.baseline:
-        ratios = (result.metrics[key] / result.baseline[key] if result.baseline[key] else math.nan for _, key in shown)
-        lines.append(" ".join(["ratio".ljust(width), *(f"{ratio:9.2f}" for ratio in ratios)]))
+
+    def values(metrics: Mapping[str, float]) -> tuple[float, ...]:
+        return tuple(metrics[key] for _, key in columns(result))
+
+    model = values(result.metrics)
+    found = [(name, model)]
+    for label, metrics in result.baselines.items():
+        baseline = values(metrics)
+        found.append((label, baseline))
+        if label == MEAN_POSE:
+            found.append((f"{name} / {label}", _ratios(model, baseline)))
+        elif label == VIEWS_HIDDEN:
+            found.append((f"{label} / {name}", _ratios(baseline, model)))
+    return tuple(found)
+
+
+def format_table(result: EvaluationResult, name: str = "model") -> str:
+    """Returns the `rows` of a result as a plain-text table under the headings of `columns`.
+
+    Errors are in cm, MPJVE in cm per 1/30 s and at the end in m/s.
+    """
+    shown = rows(result, name)
+    width = max(len(label) for label, _ in shown)
+    lines = [" ".join(["cm".ljust(width), *(heading.rjust(9) for heading, _ in columns(result))])]
+    lines += [" ".join([label.ljust(width), *(f"{value:9.2f}" for value in values)]) for label, values in shown]
     return "\n".join(lines)
+
+
+def _ratios(above: tuple[float, ...], below: tuple[float, ...]) -> tuple[float, ...]:
+    return tuple(a / b if b else math.nan for a, b in zip(above, below, strict=True))
 
 
 def _strict(value: Any) -> Any:

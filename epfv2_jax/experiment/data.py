@@ -74,7 +74,8 @@ def training_poses(config: ExperimentConfig, directory: str | pathlib.Path) -> I
     if config.data.source == "records":
         training = open_split(directory, config.data.split)
         return pipeline.eval_batches(training, config.data.clip_frames, images=False)
-    sample = stream.unpainted_batches(config.dataset.synthetic, (16, 16), 1, 64, seed=config.seed, threads=0)
+    single = pipeline.DataConfig(clip_frames=1, batch_size=64, read_threads=0)
+    sample = stream.unpainted_batches(config.dataset.synthetic, single, (16, 16), seed=config.seed)
     return (unpainted.batch for unpainted in itertools.islice(sample, 64))
 
 
@@ -100,7 +101,7 @@ def open_stream(
     split = sharding.BATCH_SPEC
     return Stream(
         batches=batches,
-        label=jax.jit(jax.shard_map(paint, mesh=mesh, in_specs=(split,), out_specs=split)),
+        label=jax.jit(jax.shard_map(paint, mesh=mesh, in_specs=(split,), out_specs=split, check_vma=False)),
         describe_clip="rendered clip {}".format,
     )
 
@@ -127,15 +128,7 @@ def _open_clips(
     reading = {**_share(), "seed": config.seed, "start_step": start_step}
     if data.source == "records":
         return pipeline.train_batches(training, data, **reading)
-    return stream.unpainted_batches(
-        config.dataset.synthetic,
-        training.image_size_hw,
-        data.clip_frames,
-        data.batch_size,
-        threads=data.read_threads,
-        prefetch=data.prefetch_batches,
-        **reading,
-    )
+    return stream.unpainted_batches(config.dataset.synthetic, data, training.image_size_hw, **reading)
 
 
 def _share() -> dict[str, int]:

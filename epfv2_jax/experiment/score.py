@@ -20,10 +20,10 @@ def evaluate(
     output: str | pathlib.Path,
     split: str | None = None,
 ) -> EvaluationResult:
-    """Returns the scores of a checkpoint on a split beside the mean-pose baseline; writes JSON, pictures and a report.
+    """Returns the scores of a checkpoint on a split beside its baselines; writes JSON, pictures and a report.
 
-    The mean pose is that of the training split of the same data set. In a run of several processes all call this, and
-    the first writes.
+    The mean pose is that of the training split of the same data set; the other baselines are the checkpoint itself with
+    hidden views. In a run of several processes all call this, and the first writes.
 
     Raises:
       ValueError: there is no checkpoint or no such split, or the data has other joints or views than the model.
@@ -45,7 +45,9 @@ def evaluate(
     )
     if multihost.is_first():
         output = pathlib.Path(output)
-        tables.write_json(result, output / "metrics.json", {"split": split, "step": trained.step})
+        hidden = config.evaluation.hide_views
+        about = {"split": split, "step": trained.step, "hide_views": hidden}
+        tables.write_json(result, output / "metrics.json", about)
         clips = pipeline.build_index(data, config.evaluation.clip_frames)
         report.write_report(
             output,
@@ -53,7 +55,7 @@ def evaluate(
             trained.model.skeleton,
             trained.model.layout,
             title=f"{split} split",
-            note=f"{trained.kind} checkpoint, step {trained.step}",
+            note=f"{trained.kind} checkpoint, step {trained.step}{', scored without images' if hidden else ''}",
             describe_clip=clips.describe,
         )
     return result

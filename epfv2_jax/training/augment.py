@@ -31,7 +31,7 @@ class AugmentConfig:
     blur_px: float = 0.7  # standard deviation of a Gaussian blur, mixed with the sharp image; share uniform per clip
     erase: float = 0.0  # probability that a patch of 2 to 20 % of a clip's view is replaced by noise (random erasing)
     flip: float = 0.5  # probability that a clip is mirrored left-right
-    view_dropout: float = 0.05  # probability that a view is missing in a clip
+    view_dropout: float = 0.05  # probability that a view is missing in a clip; 1: no images, see evaluation.hide_views
 
     def __post_init__(self):
         checks.at_least(0, brightness=self.brightness, gamma=self.gamma, noise=self.noise, blur_px=self.blur_px)

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from epfv2_jax.evaluation import tables
-from epfv2_jax.evaluation.evaluate import EvaluationResult
+from epfv2_jax.evaluation.evaluate import VIEWS_HIDDEN, EvaluationResult
 from epfv2_jax.evaluation.examples import FrameExample
 from epfv2_jax.geometry.layout import RigLayout
 from epfv2_jax.geometry.skeleton import Skeleton
@@ -212,36 +212,35 @@ def _legend(result: EvaluationResult) -> str:
 
 
 def _summary_table(result: EvaluationResult) -> str:
-    columns = [(html.escape(heading), key) for heading, key in tables.columns(result)]
-    rows = [("this model", result.metrics)]
-    if result.baseline is not None:
-        rows.append(("mean pose, same frames", result.baseline))
-    head = "".join(f"<th>{heading}</th>" for heading, _ in columns)
+    head = "".join(f"<th>{html.escape(heading)}</th>" for heading, _ in tables.columns(result))
     body = "".join(
-        f"<tr><td>{label}</td>{''.join(f'<td>{_number(values[key])}</td>' for _, key in columns)}</tr>"
-        for label, values in rows
+        f"<tr><td>{html.escape(label)}</td>{''.join(f'<td>{_number(value)}</td>' for value in values)}</tr>"
+        for label, values in tables.rows(result)
     )
     m = result.metrics
     text = (
-        f"{m['frames']:,.0f} frames. All in cm (MPJVE in cm per 1/30 s, and in m/s). "
+        f"{m['frames']:,.0f} frames. Errors in cm (MPJVE in cm per 1/30 s, and in m/s). "
         f"Jitter {_number(m['jitter_m_s3'], 0)} m/s³, of the true motion {_number(m['true_jitter_m_s3'], 0)} m/s³. "
         f"MPJPE before refinement {_number(m['proposal_mpjpe_cm'])} cm."
     )
+    if VIEWS_HIDDEN in result.baselines:
+        text += (
+            " Views hidden is this model without any image, so from the headset's pose alone, and a view alone is with "
+            "all others hidden: the nearer views hidden / model is to 1, the less the images tell the model."
+        )
     return f"<table><tr><th>cm</th>{head}</tr>{body}</table><p>{text}</p>"
 
 
 def _joint_table(result: EvaluationResult) -> str:
-    columns = [result.per_joint_cm]
-    if result.baseline_per_joint_cm is not None:
-        columns.append(result.baseline_per_joint_cm)
+    columns = {"model": result.per_joint_cm, **result.baselines_per_joint_cm}
     longest = max((v for v in result.per_joint_cm.values() if math.isfinite(v)), default=1.0) or 1.0
     rows = []
     for name, err_cm in result.per_joint_cm.items():
         width = 220 * err_cm / longest if math.isfinite(err_cm) else 0
-        cells = "".join(f"<td>{_number(column[name])}</td>" for column in columns)
+        cells = "".join(f"<td>{_number(column[name])}</td>" for column in columns.values())
         bar = f'<span class="bar" style="width:{width:.0f}px;background:{poses.PREDICTION_COLOR}"></span>'
         rows.append(f'<tr><td>{html.escape(_joint_label(name))}</td>{cells}<td class="left">{bar}</td></tr>')
-    heads = "".join(f"<th>{name}</th>" for name in ("model, cm", "mean pose, cm")[: len(columns)])
+    heads = "".join(f"<th>{html.escape(name)}, cm</th>" for name in columns)
     return f"<table><tr><th>joint</th>{heads}<th></th></tr>{''.join(rows)}</table>"
 
 

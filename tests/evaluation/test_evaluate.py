@@ -8,6 +8,8 @@ import pytest
 
 from epfv2_jax.evaluation import evaluate as evaluation
 from epfv2_jax.evaluation import examples, tables
+from epfv2_jax.evaluation.evaluate import MEAN_POSE, VIEWS_HIDDEN
+from epfv2_jax.geometry import layout
 from epfv2_jax.geometry.skeleton import EGOBODY3M
 from epfv2_jax.metrics import pose as metrics
 from epfv2_jax.testing import fakes
@@ -50,7 +52,7 @@ def test_batching_and_padding_do_not_matter(case):
     batches = [part(batch, 0, 2), part(batch, 2, 4), pad(part(batch, 4, 5), 1)]
     split = evaluation.evaluate(predict, batches, EGOBODY3M, pose, keep_worst=2)
     assert split.metrics == pytest.approx(whole.metrics, rel=1e-5)
-    assert split.baseline == pytest.approx(whole.baseline, rel=1e-5)
+    assert split.baselines[MEAN_POSE] == pytest.approx(whole.baselines[MEAN_POSE], rel=1e-5)
     assert split.per_joint_cm == pytest.approx(whole.per_joint_cm, rel=1e-5)
     assert [(e.clip_id, e.frame) for e in split.worst] == [(e.clip_id, e.frame) for e in whole.worst]
     assert whole.metrics["frames"] == batch.frames.frame_valid.sum()
@@ -71,7 +73,7 @@ def test_worst_frames_are_the_worst_of_their_clips(case):
         np.testing.assert_array_equal(e.images, batch.frames.images[e.clip_id, e.frame])
         np.testing.assert_array_equal(e.joints_headset_m, predictions.joints_headset_m[e.clip_id, e.frame])
         np.testing.assert_array_equal(e.rig.T_cam_headset, batch.frames.rig.T_cam_headset[e.clip_id])
-    assert result.baseline is None
+    assert result.baselines == result.baselines_per_joint_cm == {}
 
 
 def test_typical_frames_are_valid_and_from_other_clips(case):
@@ -113,10 +115,52 @@ def test_nothing_to_evaluate(case):
         evaluation.evaluate(oracle(predictions, batch), [], EGOBODY3M)
 
 
+def test_a_model_that_ignores_its_images_loses_nothing_without_them(case):
+    batch, predictions = case
+    views = evaluation.view_ablations(layout.EGOBODY3M)
+    result = evaluation.evaluate(oracle(predictions, batch), [batch], EGOBODY3M, ablations=views)
+    assert list(result.baselines) == [VIEWS_HIDDEN, *(f"{view} alone" for view in layout.EGOBODY3M.view_names)]
+    for name in views:
+        assert result.baselines[name] == pytest.approx(result.metrics)
+        assert result.baselines_per_joint_cm[name] == pytest.approx(result.per_joint_cm)
+
+
+def test_a_model_of_one_view_is_hurt_by_hiding_that_view_only(case):
+    batch, predictions = case
+    view_valid = np.ones_like(batch.frames.view_valid)
+    view_valid[:, 0] = False  # no picture in any view of the first frames, whatever is shown
+    batch = batch.replace(frames=batch.frames.replace(view_valid=view_valid))
+
+    def predict(frames):
+        """The truth where view 1 is seen, else 10 cm beside it."""
+        offset = np.where(frames.view_valid[..., 1], 0.0, 0.1)[..., None, None] * np.array([1.0, 0.0, 0.0])
+        return predictions.replace(joints_headset_m=(batch.targets.joints_headset_m + offset).astype(np.float32))
+
+    views = evaluation.view_ablations(layout.EGOBODY3M)
+    result = evaluation.evaluate(predict, iter([batch]), EGOBODY3M, ablations=views)
+    counted = (batch.frames.frame_valid[..., None] & batch.targets.joint_valid).sum((0, 2))
+    first_cm = 10 * counted[0] / counted.sum()
+    found = {name: metrics_["mpjpe_cm"] for name, metrics_ in result.baselines.items()}
+    seen, *unseen = (found.pop("left_front alone"), *found.values())
+    assert result.metrics["mpjpe_cm"] == pytest.approx(first_cm, rel=1e-4)
+    assert seen == pytest.approx(first_cm, rel=1e-4)
+    assert unseen == pytest.approx([10.0] * 4, rel=1e-4)
+
+
+def test_the_only_view_of_a_headset_is_not_shown_alone():
+    one = layout.RigLayout(name="one", view_names=("front",), upright_turns=(0,))
+    assert [(name, list(shown)) for name, shown in evaluation.view_ablations(one).items()] == [(VIEWS_HIDDEN, [False])]
+
+
 def test_json_is_strict_and_complete(case, tmp_path):
     batch, predictions = case
     result = evaluation.evaluate(
-        oracle(predictions, batch), [batch], EGOBODY3M, metrics.mean_pose([batch], EGOBODY3M), keep_worst=1
+        oracle(predictions, batch),
+        [batch],
+        EGOBODY3M,
+        metrics.mean_pose([batch], EGOBODY3M),
+        evaluation.view_ablations(layout.EGOBODY3M),
+        keep_worst=1,
     )
     result.metrics["mpjve_cm"] = float("nan")
     path = tmp_path / "new" / "metrics.json"
@@ -131,15 +175,38 @@ def test_json_is_strict_and_complete(case, tmp_path):
     assert data["metrics"]["mpjpe_cm"] == pytest.approx(result.metrics["mpjpe_cm"])
     assert len(data["per_joint_cm"]) == fakes.J
     assert data["calibration"][0]["nominal"] == 0.1
+    assert list(data["baselines"]) == list(data["baselines_per_joint_cm"]) == list(result.baselines)
+    assert len(data["baselines"]) == 6
+    for name, values in data["baselines"].items():
+        assert values["mpjpe_cm"] == pytest.approx(result.baselines[name]["mpjpe_cm"])
+        assert len(data["baselines_per_joint_cm"][name]) == fakes.J
 
 
 def test_table_has_the_published_columns_in_their_order(case):
     batch, predictions = case
-    result = evaluation.evaluate(oracle(predictions, batch), [batch], EGOBODY3M, metrics.mean_pose([batch], EGOBODY3M))
-    head, model, baseline, ratio = tables.format_table(result, "tiny").splitlines()
+    result = evaluation.evaluate(
+        oracle(predictions, batch),
+        [batch],
+        EGOBODY3M,
+        metrics.mean_pose([batch], EGOBODY3M),
+        evaluation.view_ablations(layout.EGOBODY3M),
+    )
+    result.baselines[VIEWS_HIDDEN]["mpjpe_cm"] *= 2
+    table = tables.format_table(result, "tiny")
+    head, *lines = table.splitlines()
     assert head.split() == ["cm", "MPJPE", "MPJVE", "wrist", "shoulder", "leg", "foot", "PA-MPJPE", "MPJVE", "m/s"]
-    assert len({len(head), len(model), len(baseline), len(ratio)}) == 1
-    assert float(model.split()[1]) == pytest.approx(result.metrics["mpjpe_cm"], abs=0.006)
-    assert float(baseline.split()[2]) == pytest.approx(result.baseline["mpjpe_cm"], abs=0.006)
-    assert float(ratio.split()[1]) == pytest.approx(result.metrics["mpjpe_cm"] / result.baseline["mpjpe_cm"], abs=0.006)
-    assert model.startswith("tiny")
+    assert len({len(line) for line in table.splitlines()}) == 1, "not aligned"
+    width = head.index(" MPJPE") - 4
+    rows = {line[:width].strip(): [float(value) for value in line[width:].split()] for line in lines}
+    model, mean_pose = result.metrics["mpjpe_cm"], result.baselines[MEAN_POSE]["mpjpe_cm"]
+    expected = {
+        "tiny": model,
+        "mean pose": mean_pose,
+        "tiny / mean pose": model / mean_pose,
+        "views hidden": 2 * model,
+        "views hidden / tiny": 2,
+        **{f"{view} alone": model for view in layout.EGOBODY3M.view_names},
+    }
+    assert list(rows) == list(expected)
+    assert [values[0] for values in rows.values()] == pytest.approx(list(expected.values()), abs=0.006)
+    assert rows["tiny"][-2] == pytest.approx(result.metrics["pa_mpjpe_cm"], abs=0.006)

@@ -11,6 +11,8 @@ import pytest
 from epfv2_jax import checkpoints, models
 from epfv2_jax.core import config as config_lib
 from epfv2_jax.core import sharding
+from epfv2_jax.evaluation import evaluate
+from epfv2_jax.evaluation.evaluate import MEAN_POSE, VIEWS_HIDDEN
 from epfv2_jax.experiment import auto_label, build, data, score, train
 from epfv2_jax.experiment import config as experiment
 from epfv2_jax.experiment import recipe as recipe_lib
@@ -94,7 +96,9 @@ def test_from_nothing_to_pictures_and_again(tmp_path):
     data.prepare_data(config.dataset)
     train.train(config)
     result = score.evaluate(config.output_dir, config.dataset.directory, tmp_path / "evaluation")
-    assert np.isfinite(result.metrics["mpjpe_cm"]) and np.isfinite(result.baseline["mpjpe_cm"])
+    assert np.isfinite(result.metrics["mpjpe_cm"])
+    assert len(result.baselines) == 2 + layout.EGOBODY3M.num_views
+    assert all(np.isfinite(baseline["mpjpe_cm"]) for baseline in result.baselines.values())
     written = json.loads((tmp_path / "evaluation" / "metrics.json").read_text())
     assert written["metrics"]["mpjpe_cm"] == result.metrics["mpjpe_cm"]
     assert (tmp_path / "evaluation" / "index.html").is_file()
@@ -105,6 +109,40 @@ def test_from_nothing_to_pictures_and_again(tmp_path):
     data.prepare_data(config.dataset)
     train.train(config)  # nothing is left to do
     assert (tmp_path / "run" / "metrics.jsonl").read_text() == lines
+
+
+@pytest.mark.slow
+def test_a_run_without_images_is_scored_without_images(tmp_path):
+    config = tiny(tmp_path)
+    config = dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, body="keypoints"),  # a body that compiles fast
+        augment=dataclasses.replace(config.augment, view_dropout=1.0),
+        evaluation=dataclasses.replace(config.evaluation, hide_views=True, pictures=1),
+    )
+    result = train.train_and_evaluate(config)
+    logged = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in logged if "loss" in line]
+    assert len(losses) == 4 and np.isfinite(losses).all() and logged[-1].get("skipped", 0) == 0
+    assert list(result.baselines) == [MEAN_POSE]
+    assert not result.worst[0].view_valid.any()
+
+    trained = checkpoints.load(config.checkpoint_dir)
+    seeing = dataclasses.replace(config.evaluation, hide_views=False)
+    splits = {name: data.open_split(config.dataset.directory, name) for name in ("validation", "test")}
+
+    def scored(evaluation, split, **baselines):
+        return evaluate.score(trained.model, trained.variables, splits[split], evaluation, **baselines)
+
+    pose = np.zeros((trained.model.skeleton.num_joints, 3))
+    ablated = scored(seeing, "test", mean_pose_headset_m=pose)
+    assert ablated.baselines[VIEWS_HIDDEN] == result.metrics  # the same program on the same frames
+    assert ablated.metrics != result.metrics
+    plain = dataclasses.replace(seeing, ablate_views=False)
+    assert list(scored(plain, "test", mean_pose_headset_m=pose).baselines) == [MEAN_POSE]
+    assert scored(seeing, "test").baselines == {}  # as in the evaluations during training
+    best = min(line["validation/mpjpe_cm"] for line in logged if "validation/mpjpe_cm" in line)
+    assert scored(config.evaluation, "validation").metrics["mpjpe_cm"] == pytest.approx(best, rel=1e-5)
 
 
 def test_data_that_is_nowhere_is_a_clear_error(tmp_path):

@@ -180,6 +180,11 @@ def test_dropped_views_are_black_and_marked(batch):
             assert not (dropped[b, :, v].any() and after[b, :, v].any())
 
 
+def test_all_views_can_be_dropped(batch):
+    out = run(KEY, batch, AugmentConfig(view_dropout=1.0))
+    assert not np.asarray(out.frames.view_valid).any() and not np.asarray(out.frames.images).any()
+
+
 def test_masks_and_padding_are_left_alone(batch):
     out = run(KEY, batch, AugmentConfig(flip=0.0, view_dropout=0.0))
     for name in ("frame_valid", "frame_gap", "view_valid", "T_world_headset", "rig"):

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from epfv2_jax.evaluation import evaluate as evaluation
+from epfv2_jax.evaluation import tables
 from epfv2_jax.geometry import cameras, layout, skeleton, transforms
 from epfv2_jax.metrics import pose as metrics
 from epfv2_jax.testing import fakes
@@ -23,7 +24,8 @@ def result():
     batch.frames.view_valid[2, :, 1] = False
     predictions = fakes.fake_predictions(batch)
     mean_pose = metrics.mean_pose([batch], SKELETON)
-    return evaluation.evaluate(lambda _: predictions, [batch], SKELETON, mean_pose, keep_worst=1, keep_typical=1)
+    views = evaluation.view_ablations(LAYOUT)
+    return evaluation.evaluate(lambda _: predictions, [batch], SKELETON, mean_pose, views, keep_worst=1, keep_typical=1)
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +186,7 @@ def test_report_stands_alone(result, tmp_path):
     assert "<b>model" not in text and "A &lt;b&gt;model" in text
     assert text.index("Worst frames") < text.index("Typical frames") < text.index("Error of each joint")
     assert f"walk {result.worst[0].clip_id}, frame {result.worst[0].frame} of the clip" in text
-    assert f"{result.metrics['mpjpe_cm']:.2f}" in text and f"{result.baseline['mpjpe_cm']:.2f}" in text
+    assert f"{result.metrics['mpjpe_cm']:.2f}" in text and f"{result.baselines['mean pose']['mpjpe_cm']:.2f}" in text
     files = sorted(p.name for p in page.parent.glob("*.png"))
     assert len(files) == 3
     for name in files:
@@ -198,17 +200,27 @@ def test_report_without_uncertainty_baseline_or_frames(tmp_path):
     result = evaluation.evaluate(jax.jit(lambda _: predictions), [batch], SKELETON, keep_worst=1)
     page = report.write_report(tmp_path, result, SKELETON, LAYOUT)
     assert "Uncertainty" not in page.read_text()
-    assert "mean pose" not in page.read_text()
+    assert "mean pose" not in page.read_text() and "hidden / model" not in page.read_text()
 
 
 def test_the_table_has_the_joint_groups_of_the_skeleton(result):
     metrics_ = {k: v for k, v in result.metrics.items() if k not in ("leg_cm", "foot_cm", "shoulder_cm")}
-    found = dataclasses.replace(result, groups=("wrist", "a<b"), metrics={**metrics_, "a<b_cm": 1.25}, baseline=None)
+    found = dataclasses.replace(result, groups=("wrist", "a<b"), metrics={**metrics_, "a<b_cm": 1.25}, baselines={})
     text = report._summary_table(found)
     assert re.findall("<th>([^<]*)</th>", text) == ["cm", "MPJPE", "MPJVE", "wrist", "a&lt;b", "PA-MPJPE", "MPJVE m/s"]
     assert "<td>1.25</td>" in text
     headings = ["cm", "MPJPE", "MPJVE", "wrist", "shoulder", "leg", "foot", "PA-MPJPE", "MPJVE m/s"]
     assert re.findall("<th>([^<]*)</th>", report._summary_table(result)) == headings
+
+
+def test_the_tables_have_a_row_or_column_for_each_baseline(result):
+    table = report._summary_table(result)
+    labels, expected = re.findall("<tr><td>([^<]*)</td>", table), [label for label, _ in tables.rows(result)]
+    assert labels == expected and labels[3:5] == ["views hidden", "views hidden / model"]
+    assert f"{result.baselines['left_side alone']['mpjpe_cm']:.2f}" in table
+    assert "the less the images tell the model" in table
+    heads = re.findall("<th>([^<]*)</th>", report._joint_table(result))
+    assert heads == ["joint", "model, cm", *(f"{name}, cm" for name in result.baselines), ""]
 
 
 def test_pictures_take_any_skeleton_and_layout(example, tmp_path):

@@ -9,7 +9,6 @@ in every step. No image comes twice.
 """
 
 import dataclasses
-import functools
 import threading
 from collections.abc import Iterator
 
@@ -21,6 +20,7 @@ from flax import struct
 from epfv2_jax import structs
 from epfv2_jax.core import checks, lru
 from epfv2_jax.data import rig as rig_lib
+from epfv2_jax.data.pipeline.config import DataConfig
 from epfv2_jax.data.pipeline.loader import iterate
 from epfv2_jax.data.synthetic import body, renderer
 from epfv2_jax.data.synthetic import sequence as sequence_lib
@@ -47,44 +47,38 @@ class Unpainted(struct.PyTreeNode):
 
 def unpainted_batches(
     config: SyntheticConfig,
+    data: DataConfig,
     image_size_hw: tuple[int, int],
-    clip_frames: int,
-    batch_size: int,
     *,
     seed: int = 0,
     start_step: int = 0,
     process_index: int = 0,
     process_count: int = 1,
-    threads: int = 1,
-    prefetch: int = 2,
 ) -> Iterator[Unpainted]:
     """Returns the endless batches from `start_step` on, numpy arrays, of which this process gets its share.
 
     Args:
       config: people, motion and seed of the data set; `train_sequences` does not matter.
+      data: clips of a batch and their frames, and how far ahead they are sampled.
       image_size_hw: of the upright images to come.
-      clip_frames: frames T of a clip.
-      batch_size: clips of all processes together.
       seed: of the run: another one gives other clips of other people.
       start_step: number of the first batch.
       process_index: of this process.
-      process_count: processes that share the batches; the same batches for any number.
-      threads: that sample; 0: the caller's.
-      prefetch: batches that are ready or under way ahead.
+      process_count: processes that share the batches, which are the same for any number of them.
 
     Raises:
       ValueError: the batch size is not divisible by the number of processes, or a clip does not fit into
         `config.frames` with a frame before it.
     """
-    checks.multiple_of(process_count, "batch_size", batch_size, "the processes sample equal shares")
+    checks.multiple_of(process_count, "batch_size", data.batch_size, "the processes sample equal shares")
     checks.within(0, process_count - 1, process_index=process_index)
     checks.at_least(0, start_step=start_step)
-    checks.within(1, config.frames - 1, clip_frames=clip_frames)
-    share = batch_size // process_count
+    checks.within(1, config.frames - 1, clip_frames=data.clip_frames)
+    share = data.batch_size // process_count
     rows = range(process_index * share, (process_index + 1) * share)
-    sampler = _Sampler(config, seed, upright_rig(image_size_hw), clip_frames, batch_size, capacity=2 * share)
+    sampler = _Sampler(config, seed, upright_rig(image_size_hw), data, rows)
     steps = grain.MapDataset.range(start_step, _LAST_STEP)
-    return iterate(steps.map(functools.partial(sampler, rows)), threads, max(prefetch, threads), 0)
+    return iterate(steps.map(sampler), data.read_threads, data.prefetch_batches, data.worker_processes)
 
 
 def upright_rig(image_size_hw: tuple[int, int]) -> structs.Rig:
@@ -124,33 +118,25 @@ class _Person:
 
 
 class _Sampler:
-    """Samples the clips of any step and rows. Threads may share it; it can be pickled."""
+    """Samples the clips of some rows at any step. Threads may share it; it can be pickled."""
 
-    def __init__(
-        self,
-        config: SyntheticConfig,
-        seed: int,
-        rig: structs.Rig,
-        clip_frames: int,
-        batch_size: int,
-        capacity: int,
-    ):
-        self._arguments = (config, seed, rig, clip_frames, batch_size, capacity)
-        self._config, self._rig, self._clip_frames, self._batch_size = config, rig, clip_frames, batch_size
+    def __init__(self, config: SyntheticConfig, seed: int, rig: structs.Rig, data: DataConfig, rows: range):
+        self._arguments = (config, seed, rig, data, rows)
+        self._config, self._rig, self._data, self._rows = config, rig, data, rows
         self._seeds = [config.seed, seed]
         self._parts = sequence_lib.motion_parts(config, "train") if config.train_motion else None
-        self._people: lru.LRU[tuple[int, int], _Person] = lru.LRU(capacity)
+        self._people: lru.LRU[tuple[int, int], _Person] = lru.LRU(2 * len(rows))
         self._lock = threading.Lock()
 
     def __reduce__(self):
         return type(self), self._arguments
 
-    def __call__(self, rows: range, step: int) -> Unpainted:
-        """Returns the clips of `rows` at `step`, stacked."""
-        return jax.tree.map(lambda *leaves: np.stack(leaves), *(self._clip(int(step), row) for row in rows))
+    def __call__(self, step: int) -> Unpainted:
+        """Returns the clips of all rows at `step`, stacked."""
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *(self._clip(int(step), row) for row in self._rows))
 
     def _clip(self, step: int, row: int) -> Unpainted:
-        T = self._clip_frames
+        T = self._data.clip_frames
         person = self._person(row, (step + row) // self._config.clips_per_person)
         rng = np.random.default_rng([*self._seeds, _CLIP, row, step])
         sequence = person.sequence
@@ -172,7 +158,7 @@ class _Sampler:
                 targets=structs.Targets(
                     joints_headset_m=joints_headset_m, joint_valid=np.ones(joints_headset_m.shape[:-1], bool)
                 ),
-                clip_id=np.int32((step * self._batch_size + row) % 2**31),
+                clip_id=np.int32((step * self._data.batch_size + row) % 2**31),
                 time_s=np.arange(T, dtype=np.float32) / np.float32(sequence.clip.fps),
             ),
             solids=jax.tree.map(lambda x: x[part], sequence.solids),
