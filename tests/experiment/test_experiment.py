@@ -11,6 +11,7 @@ import pytest
 from epfv2_jax import checkpoints, models
 from epfv2_jax.core import config as config_lib
 from epfv2_jax.core import sharding
+from epfv2_jax.data import pipeline
 from epfv2_jax.evaluation import evaluate
 from epfv2_jax.evaluation.evaluate import MEAN_POSE, VIEWS_HIDDEN
 from epfv2_jax.experiment import auto_label, build, data, score, train
@@ -143,6 +144,45 @@ def test_a_run_without_images_is_scored_without_images(tmp_path):
     assert scored(seeing, "test").baselines == {}  # as in the evaluations during training
     best = min(line["validation/mpjpe_cm"] for line in logged if "validation/mpjpe_cm" in line)
     assert scored(config.evaluation, "validation").metrics["mpjpe_cm"] == pytest.approx(best, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_run_that_renders_its_clips_warms_up_and_resumes(tmp_path):
+    config = tiny(tmp_path)
+    config = dataclasses.replace(
+        config,
+        dataset=dataclasses.replace(
+            config.dataset, synthetic=dataclasses.replace(config.dataset.synthetic, train_sequences=0)
+        ),
+        data=dataclasses.replace(
+            config.data,
+            source="synthetic",
+            warmup=pipeline.WarmupConfig(steps=2, clip_frames=1, batch_size=16),
+        ),
+    )
+    data.prepare_data(config.dataset)
+    assert not (tmp_path / "records" / "train").exists()
+
+    def losses(run):
+        lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+        return [line["loss"] for line in lines if "loss" in line]
+
+    train.train(config)
+    whole = losses(tmp_path / "run")
+    assert len(whole) == 4 and np.isfinite(whole).all()
+    parts = dataclasses.replace(config, output_dir=str(tmp_path / "parts"))
+    for steps in (1, 3, 4):  # within the warm-up, and after it
+        train.train(dataclasses.replace(parts, step=dataclasses.replace(parts.step, steps=steps)))
+    np.testing.assert_allclose(losses(tmp_path / "parts")[:1], whole[:1], rtol=1e-5)
+    result = score.evaluate(config.output_dir, config.dataset.directory, tmp_path / "evaluation")
+    assert np.isfinite(result.baselines[MEAN_POSE]["mpjpe_cm"])
+
+
+def test_rendering_in_the_loop_needs_something_to_render():
+    mapping = recipe("egobody3m_resnet18")
+    mapping["data"] |= {"source": "synthetic"}
+    with pytest.raises(ValueError, match=r"data.source = 'synthetic' needs dataset.synthetic"):
+        experiment.parse(mapping)
 
 
 def test_data_that_is_nowhere_is_a_clear_error(tmp_path):

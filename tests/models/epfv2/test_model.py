@@ -264,6 +264,17 @@ def test_deeper_model_with_early_temporal_block_streams_too(tiny, frames, helper
     assert_close(np.concatenate(out, axis=1), whole.joints_headset_m)
 
 
+def test_the_pose_before_a_clip_stands_for_the_frame_before_it(tiny, helpers):
+    """To a model without memory the frames before a clip are nothing but the pose of the last of them."""
+    frames = helpers.make_frames(PEOPLE, 5)
+    whole, _ = clip(tiny, frames, temporal=False)
+    later = helpers.time_slice(frames, 1, 5)
+    cut, _ = clip(tiny, later, temporal=False)
+    told, _ = clip(tiny, later.replace(T_world_before=frames.T_world_headset[:, 0]), temporal=False)
+    assert_close(told.joints_headset_m, whole.joints_headset_m[:, 1:])
+    assert np.abs(cut.joints_headset_m[:, 0] - whole.joints_headset_m[:, 1]).max() > 1e-4
+
+
 def test_auxiliary_input_is_the_only_way_in_for_the_headset_pose(tiny, helpers):
     frames = helpers.make_frames(PEOPLE, 5)
     tilt = np.array([[1, 0, 0, 0], [0, 0.6, -0.8, 0], [0, 0.8, 0.6, 0], [0, 0, 0, 1]], np.float32)
