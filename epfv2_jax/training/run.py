@@ -70,7 +70,7 @@ def fit(run: Run) -> TrainState:
     run.goodput.begin()
     for step in range(start + 1, run.steps + 1):
         arrays = run.stream.label(sharding.put_batch(batch, run.mesh))
-        if (shape := arrays.frames.frame_valid.shape) not in compiled:
+        if (shape := tuple(leaf.shape for leaf in jax.tree.leaves(arrays))) not in compiled:
             compiled[shape] = _compile(run, state, arrays)
             pending.metrics.restart_clock()
         state, metrics = compiled[shape](state, arrays, run.key)

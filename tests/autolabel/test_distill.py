@@ -10,6 +10,7 @@ import pytest
 
 from epfv2_jax import checkpoints, models
 from epfv2_jax.autolabel import distill
+from epfv2_jax.core import sharding
 from epfv2_jax.data import labels, pipeline, records
 from epfv2_jax.experiment import config as experiment
 from epfv2_jax.experiment import data
@@ -153,7 +154,7 @@ def test_a_teacher_without_uncertainty_teaches_poses_only(clips, helpers, tmp_pa
         }
         parsed = experiment.parse(config)
         model = models.build(parsed.model, opened.skeleton, opened.layout)
-        data.open_stream(parsed, model, opened, 0).batches.close()
+        data.open_stream(parsed, sharding.make_mesh(parsed.mesh), model, opened, 0).batches.close()
 
     stream(clips.folder / "labels", max_sigma_m=0.1)
     stream(silent, distillation_weight=0.0)
