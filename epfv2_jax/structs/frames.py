@@ -29,8 +29,8 @@ class Frames(struct.PyTreeNode):
     # (B, T) int32, frame times of the data (`RecordSpec.frame_s`) since the previous frame of the stream, rounded; 1
     # where none was dropped. What a model knows of time: its window and positions count frame times, not seconds.
     frame_gap: jax.Array
-    # (B, 4, 4) float32 of the frame before the first, which frame_gap[:, 0] counts from, where the clip is a part of a
-    # recording; None: nothing is known of the time before.
+    # (B, 4, 4) float32 of the frame before the first, which frame_gap[:, 0] counts from; zeros where the clip begins
+    # its recording. None: nothing is known of the time before.
     T_world_before: jax.Array | None = None
 
 

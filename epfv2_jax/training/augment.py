@@ -6,6 +6,7 @@ place in the batch or on its device. The ranges are our choice.
 
 import dataclasses
 import functools
+from typing import Any
 
 import chex
 import dm_pix as pix
@@ -31,6 +32,7 @@ class AugmentConfig:
     blur_px: float = 0.7  # standard deviation of a Gaussian blur, mixed with the sharp image; share uniform per clip
     erase: float = 0.0  # probability that a patch of 2 to 20 % of a clip's view is replaced by noise (random erasing)
     flip: float = 0.5  # probability that a clip is mirrored left-right
+    mirror_pairs: bool = False  # each clip and its mirror image instead: twice the clips, for images that cost much
     view_dropout: float = 0.05  # probability that a view is missing in a clip; 1: no images, see evaluation.hide_views
 
     def __post_init__(self):
@@ -51,6 +53,8 @@ def augment(
 ) -> structs.Batch:
     """Returns `batch` augmented, with float32 images in [0, 1]; views that are not valid are black.
 
+    With `mirror_pairs` it holds 2 B clips, each followed by its mirror image.
+
     Args:
       key: of the step; each clip folds its id in.
       batch: leading axes (B, T, V); uint8 or float images.
@@ -61,10 +65,13 @@ def augment(
     chex.assert_rank(batch.frames.images, 5)
     batch = to_float(batch)
     keys = jax.vmap(lambda clip_id: jax.random.fold_in(key, clip_id.astype(jnp.uint32)))(jnp.asarray(batch.clip_id))
-    flip_keys, light_keys, drop_keys, erase_keys = (_fold_each(keys, i) for i in range(4))
-    if config.flip > 0:
-        flipped = jax.vmap(lambda k: jax.random.bernoulli(k, config.flip))(flip_keys)
+    if config.mirror_pairs:
+        mirrored = _fold_each(keys, 4), flip_left_right(batch, skeleton, layout)
+        keys, batch = _alternate((keys, batch), mirrored)
+    elif config.flip > 0:
+        flipped = jax.vmap(lambda k: jax.random.bernoulli(k, config.flip))(_fold_each(keys, 0))
         batch = _select(flipped, flip_left_right(batch, skeleton, layout), batch)
+    light_keys, drop_keys, erase_keys = (_fold_each(keys, i) for i in (1, 2, 3))
     if config.view_dropout > 0:
         V = batch.frames.images.shape[2]
         kept = jax.vmap(lambda k: ~jax.random.bernoulli(k, config.view_dropout, (V,)))(drop_keys)
@@ -185,6 +192,11 @@ def _fold_each(keys: jax.Array, data: int) -> jax.Array:
 def _select(choice: jax.Array, first: structs.Batch, second: structs.Batch) -> structs.Batch:
     """Returns `first` for the clips where `choice` (B,) is True, else `second`."""
     return jax.tree.map(lambda a, b: jnp.where(choice.reshape((-1,) + (1,) * (a.ndim - 1)), a, b), first, second)
+
+
+def _alternate(first: Any, second: Any) -> Any:
+    """Returns arrays (2 B, ...) in which the rows of two trees take turns: a split of the rows over devices stays."""
+    return jax.tree.map(lambda a, b: jnp.stack([a, b], axis=1).reshape(-1, *a.shape[1:]), first, second)
 
 
 def _negate_x(vectors: jax.Array) -> jax.Array:

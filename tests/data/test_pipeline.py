@@ -3,10 +3,13 @@
 import dataclasses
 import itertools
 import pickle
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from epfv2_jax.data import images, pipeline, records, rig
 from epfv2_jax.data.pipeline.cache import RunCache
@@ -91,12 +94,39 @@ def test_index_tiles_every_record(data):
     index = pipeline.build_index(data, 4)
     assert len(index) == NUM_CLIPS
     seen = [[] for _ in LENGTHS]
-    for record, start, length in zip(index.record, index.start, index.length, strict=True):
-        assert 1 <= length <= 4
-        seen[record] += range(start, start + length)
+    for clip in map(index.tile, range(len(index))):
+        assert 1 <= clip.stop - clip.start <= 4
+        seen[clip.record] += range(clip.start, clip.stop)
     assert seen == [list(range(n)) for n in LENGTHS]
-    assert index.describe(1) == "sequence0 frames 4-6"
+    assert index.describe(1) == "sequence0 near frames 4-6"
     assert index.describe(pipeline.PADDING_CLIP_ID) == "padding"
+
+
+@given(num_frames=st.integers(1, 70), clip_frames=st.integers(1, 20), epoch=st.integers(0, 2**40))
+def test_an_epoch_leaves_out_less_than_a_clip_at_the_ends_of_a_record(num_frames, clip_frames, epoch):
+    entry = SimpleNamespace(num_frames=num_frames)
+    index = pipeline.build_index(SimpleNamespace(entries=(entry, entry), directory="x"), clip_frames)
+    second = [clip for clip in (index.draw(i, epoch, seed=3) for i in range(len(index))) if clip.record == 1]
+    assert len(second) == -(-num_frames // clip_frames)
+    assert {clip.stop - clip.start for clip in second} == {min(num_frames, clip_frames)}
+    assert second[0].start >= 0 and second[-1].stop <= num_frames
+    for one, following in itertools.pairwise(second):
+        assert one.start < following.start <= one.stop
+    assert second[0].start + num_frames - second[-1].stop < clip_frames
+
+
+def test_each_frame_has_its_turn_and_starts_differ(data):
+    index = pipeline.build_index(data, 4)
+    longest = int(np.argmax(LENGTHS))
+    clips = [index.draw(i, epoch, seed=1) for epoch in range(60) for i in np.flatnonzero(index.record == longest)]
+    counts = np.zeros(LENGTHS[longest], int)
+    for clip in clips:
+        counts[clip.start : clip.stop] += 1
+    assert counts.min() > 0
+    assert {clip.start for clip in clips} == set(range(LENGTHS[longest] - 3))
+    shifts = [[index.draw(int(i), 0, seed).start for i in np.flatnonzero(index.place == 0)] for seed in range(8)]
+    assert len(set(map(tuple, shifts))) > 1
+    assert index.draw(0, 5, seed=1) == index.draw(0, 5, seed=1)
 
 
 @pytest.mark.parametrize("num_shards", [1, 3, 6])
@@ -174,7 +204,8 @@ def test_batch_holds_what_the_records_say(data):
         assert frames.images.shape == (3, 4, 4, *HW) and frames.images.dtype == np.uint8
         assert frames.rig.cameras.focal_px.shape == (3, 4, 2)
         for b, clip in enumerate(batch.clip_id):
-            n = index.length[clip] if clip >= 0 else 0
+            tile = index.tile(int(clip)) if clip >= 0 else None
+            n = tile.stop - tile.start if tile else 0
             np.testing.assert_array_equal(frames.frame_valid[b], np.arange(4) < n)
             assert not frames.view_valid[b, n:].any() and not targets.joint_valid[b, n:].any()
             assert not frames.images[b][~frames.view_valid[b]].any()
@@ -184,8 +215,9 @@ def test_batch_holds_what_the_records_say(data):
             assert batch.time_s.dtype == np.float32
             if n == 0:
                 continue
-            run = data[int(index.record[clip])]
-            part = slice(index.start[clip], index.start[clip] + n)
+            run, part = data[tile.record], slice(tile.start, tile.stop)
+            before = run.T_world_headset[tile.start - 1] if tile.start else np.zeros((4, 4))
+            np.testing.assert_array_equal(frames.T_world_before[b], before)
             expected_images, expected_valid = records.decode_images(run, part.start, part.stop)
             np.testing.assert_array_equal(frames.images[b, :n], expected_images)
             np.testing.assert_array_equal(frames.view_valid[b, :n], expected_valid)
@@ -203,7 +235,7 @@ def test_uneven_times_become_gaps_and_seconds_of_the_clip(tmp_path):
     shard = records.write_shard(tmp_path / "a.arrayrecord", [run])
     records.write_manifest(tmp_path, records.Manifest(split="train", spec=SPEC, shards=(shard,)))
     (batch,) = pipeline.eval_batches(records.open_records(tmp_path), 4, batch_size=2, read_threads=0)
-    np.testing.assert_array_equal(batch.frames.frame_gap, [[1, 1, 1, 3], [1, 1, 2, 1]])
+    np.testing.assert_array_equal(batch.frames.frame_gap, [[1, 1, 1, 3], [1, 1, 2, 1]])  # the fifth follows the fourth
     np.testing.assert_allclose(batch.time_s * 30, [[0, 1, 2.2, 5], [0, 1, 3, 4]], rtol=1e-5)
 
 

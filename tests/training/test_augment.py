@@ -166,6 +166,26 @@ def test_clips_are_flipped_whole_and_with_the_stated_probability(batch):
     assert 0 < sum(choices) < B
 
 
+def test_mirror_pairs_hold_each_clip_and_its_mirror_image(batch):
+    pairs = run(KEY, batch, AugmentConfig(**{**OFF, "mirror_pairs": True}))
+    plain = to_float(batch)
+    assert_close(jax.tree.map(lambda leaf: leaf[::2], pairs), plain)
+    assert_close(jax.tree.map(lambda leaf: leaf[1::2], pairs), flip_left_right(plain), atol=1e-6)
+    lit = np.asarray(run(KEY, batch, AugmentConfig(mirror_pairs=True)).frames.images)
+    assert np.isfinite(lit).all()
+
+
+def test_a_clip_and_its_mirror_image_get_light_of_their_own(batch):
+    frames = batch.frames.replace(
+        images=jnp.full_like(batch.frames.images, 128), view_valid=jnp.ones_like(batch.frames.view_valid)
+    )
+    config = AugmentConfig(**{**OFF, "mirror_pairs": True, "gamma": 0.3})
+    images = np.asarray(run(KEY, batch.replace(frames=frames), config).frames.images)[:, 0, :, 0, 0]
+    one, other = images[::2].ravel(), images[1::2].ravel()
+    assert np.ptp(one) > 0.05 and np.ptp(other) > 0.05
+    assert abs(np.corrcoef(one, other)[0, 1]) < 0.6
+
+
 def test_dropped_views_are_black_and_marked(batch):
     out = run(KEY, batch, AugmentConfig(**{**OFF, "view_dropout": 0.4}))
     before, after = np.asarray(batch.frames.view_valid), np.asarray(out.frames.view_valid)
@@ -211,8 +231,8 @@ def test_a_clip_looks_the_same_wherever_it_is(batch):
     assert_close(run(KEY, pick(batch), config), pick(whole), atol=1e-6)
 
 
-def test_data_parallel_devices_see_what_one_device_sees(batch):
-    config = AugmentConfig()
+@pytest.mark.parametrize("config", [AugmentConfig(), AugmentConfig(mirror_pairs=True)], ids=["flips", "mirror pairs"])
+def test_data_parallel_devices_see_what_one_device_sees(batch, config):
     mesh = Mesh(np.array(jax.devices()), ("data",))
     split = NamedSharding(mesh, PartitionSpec("data"))
     sharded = jax.jit(lambda b: augment(KEY, b, config), in_shardings=(split,), out_shardings=split)(batch)

@@ -1,6 +1,7 @@
 """Motion clips of a person: rotations of the joints over time, on bones of constant length."""
 
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -35,19 +36,18 @@ class MotionClip:
         """F."""
         return len(self.root_position_m)
 
-
-def world_pose(clip: MotionClip) -> tuple[np.ndarray, np.ndarray]:
-    """Returns R_world_joint (F, J, 3, 3) and the joints in the world (F, J, 3), metres; float64 host arrays."""
-    offsets_m = np.broadcast_to(clip.offsets_m.astype(np.float64), (clip.num_frames, *clip.offsets_m.shape))
-    joints_m, rotations = kinematics.forward_kinematics(
-        SKELETON.parents, clip.root_rotation.astype(np.float64), clip.root_position_m, clip.joint_rotations, offsets_m
-    )
-    return rotations, joints_m
+    @functools.cached_property
+    def world_pose(self) -> tuple[np.ndarray, np.ndarray]:
+        """R_world_joint (F, J, 3, 3) and the joints in the world (F, J, 3), metres; float64 host arrays."""
+        offsets_m = np.broadcast_to(self.offsets_m.astype(np.float64), (self.num_frames, *self.offsets_m.shape))
+        root = self.root_rotation.astype(np.float64), self.root_position_m
+        joints_m, rotations = kinematics.forward_kinematics(SKELETON.parents, *root, self.joint_rotations, offsets_m)
+        return rotations, joints_m
 
 
 def sole_heights(clip: MotionClip) -> np.ndarray:
     """Returns the height (F,), metres, of the lowest point of both soles."""
-    rotations, joints_m = world_pose(clip)
+    rotations, joints_m = clip.world_pose
     size = -clip.offsets_m[_JOINT["b_l_leg"], 1] / -SKELETON.rest_offsets_m[_JOINT["b_l_leg"]][1]
     heights = [
         joints_m[:, _JOINT[f"b_{side}_{name}"], 1]

@@ -22,8 +22,9 @@ def abstract_batch(records: Records, clip_frames: int, batch_size: int, *, pseud
     def array(shape: tuple[int, ...], dtype: jax.typing.DTypeLike) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype)
 
+    frames = jax.tree.map(lambda leaf: array((B, *leaf.shape[1:]), leaf.dtype), one)
     return structs.Batch(
-        frames=jax.tree.map(lambda leaf: array((B, *leaf.shape[1:]), leaf.dtype), one),
+        frames=frames.replace(T_world_before=array((B, 4, 4), jnp.float32)),
         targets=structs.Targets(
             joints_headset_m=array((B, T, J, 3), jnp.float32),
             joint_valid=array((B, T, J), jnp.bool_),

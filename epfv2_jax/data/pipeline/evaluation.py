@@ -7,7 +7,7 @@ import numpy as np
 
 from epfv2_jax import structs
 from epfv2_jax.core import checks
-from epfv2_jax.data.pipeline.index import PADDING_CLIP_ID, build_index
+from epfv2_jax.data.pipeline.index import build_index
 from epfv2_jax.data.pipeline.loader import Loader, iterate
 from epfv2_jax.data.records import Records
 
@@ -43,7 +43,7 @@ def eval_batches(
     clip_ids = np.arange(len(index))
     if 0 < max_clips < len(index):
         clip_ids = (2 * np.arange(max_clips) + 1) * len(index) // (2 * max_clips)
-    padding = np.full(-len(clip_ids) % batch_size, PADDING_CLIP_ID)
-    plan = np.concatenate([clip_ids, padding]).reshape(-1, batch_size)
-    loader = Loader(records, index, cache_bytes=_CACHE_BYTES, images=images)
-    return iterate(grain.MapDataset.source(list(plan)).map(loader), read_threads, max(read_threads, 1), 0)
+    clips = [*map(index.tile, clip_ids.tolist()), *[None] * (-len(clip_ids) % batch_size)]
+    plan = [clips[first : first + batch_size] for first in range(0, len(clips), batch_size)]
+    loader = Loader(records, clip_frames, cache_bytes=_CACHE_BYTES, images=images)
+    return iterate(grain.MapDataset.source(plan).map(loader), read_threads, max(read_threads, 1), 0)

@@ -10,7 +10,7 @@ from epfv2_jax import structs
 from epfv2_jax.data import records as records_lib
 from epfv2_jax.data.labels.labels import Labels
 from epfv2_jax.data.pipeline.cache import RunCache
-from epfv2_jax.data.pipeline.index import PADDING_CLIP_ID, ClipIndex
+from epfv2_jax.data.pipeline.index import PADDING_CLIP_ID, Clip
 from epfv2_jax.data.records import FrameRun, Records
 
 
@@ -20,50 +20,49 @@ class Loader:
     def __init__(
         self,
         records: Records,
-        index: ClipIndex,
+        clip_frames: int,
         *,
         cache_bytes: int,
         images: bool = True,
         labels: Labels | None = None,
     ):
         self._runs = RunCache(records, cache_bytes)
-        self._index = index
+        self._clip_frames = clip_frames
         self._shape_vj = records.num_views, records.skeleton.num_joints
         self._image_size_hw = records.image_size_hw if images else (0, 0)
         self._frame_s = records.frame_s
         self._labels = labels
 
-    def __call__(self, clip_ids: Sequence[int]) -> structs.Batch:
-        """Returns the batch; a clip of id PADDING_CLIP_ID, which must not come first, has no valid frame."""
-        frames, targets = self._blank(len(clip_ids))
-        time_s = np.tile(np.arange(self._index.clip_frames) * self._frame_s, (len(clip_ids), 1))
+    def __call__(self, clips: Sequence[Clip | None]) -> structs.Batch:
+        """Returns the batch; None, which must not come first, becomes padding without a valid frame."""
+        frames, targets = self._blank(len(clips))
+        time_s = np.tile(np.arange(self._clip_frames) * self._frame_s, (len(clips), 1))
         rigs = []
-        for b, clip_id in enumerate(clip_ids):
-            if clip_id == PADDING_CLIP_ID:
+        for b, clip in enumerate(clips):
+            if clip is None:
                 rigs.append(rigs[-1])  # any rig will do; padding follows clips
                 continue
-            record = int(self._index.record[clip_id])
-            start, n = int(self._index.start[clip_id]), int(self._index.length[clip_id])
-            run, part = self._runs[record], slice(start, start + n)
+            run, part, n = self._runs[clip.record], slice(clip.start, clip.stop), clip.stop - clip.start
             rigs.append(run.rig)
             self._fill_frames({name: array[b] for name, array in frames.items()}, run, part)
-            time_s[b, :n] = run.time_s[part] - run.time_s[start]
+            time_s[b, :n] = run.time_s[part] - run.time_s[clip.start]
             time_s[b, n:] += time_s[b, n - 1] - (n - 1) * self._frame_s  # padding goes on at the nominal rate
-            self._fill_targets({name: array[b, :n] for name, array in targets.items()}, run, record, part)
+            self._fill_targets({name: array[b, :n] for name, array in targets.items()}, run, clip.record, part)
         rig = jax.tree.map(lambda *leaves: np.stack(leaves), *rigs)
         return structs.Batch(
             frames=structs.Frames(rig=rig, **frames),
             targets=structs.Targets(**targets),
-            clip_id=np.asarray(clip_ids, np.int32),
+            clip_id=np.array([PADDING_CLIP_ID if clip is None else clip.clip_id for clip in clips], np.int32),
             time_s=time_s.astype(np.float32),
         )
 
     def _blank(self, B: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """Returns the arrays of frames and targets by name, with nothing in them."""
-        T, (V, J) = self._index.clip_frames, self._shape_vj
+        T, (V, J) = self._clip_frames, self._shape_vj
         frames = {
             "images": np.zeros((B, T, V, *self._image_size_hw), np.uint8),
             "T_world_headset": np.tile(np.eye(4, dtype=np.float32), (B, T, 1, 1)),
+            "T_world_before": np.zeros((B, 4, 4), np.float32),
             "view_valid": np.zeros((B, T, V), bool),
             "frame_valid": np.zeros((B, T), bool),
             "frame_gap": np.ones((B, T), np.int32),
@@ -77,8 +76,8 @@ class Loader:
         return frames, targets
 
     def _fill_frames(self, clip: dict[str, np.ndarray], run: FrameRun, part: slice) -> None:
-        """Fills the arrays (T, ...) of one clip; its last pose goes on over the padding."""
-        n = part.stop - part.start
+        """Fills the arrays of one clip; its last pose goes on over the padding."""
+        n, first = part.stop - part.start, max(part.start - 1, 0)
         if clip["images"].size:
             clip["images"][:n], clip["view_valid"][:n] = records_lib.decode_images(run, part.start, part.stop)
         else:
@@ -86,7 +85,9 @@ class Loader:
         clip["T_world_headset"][:n] = run.T_world_headset[part]
         clip["T_world_headset"][n:] = run.T_world_headset[part.stop - 1]
         clip["frame_valid"][:n] = True
-        clip["frame_gap"][:n] = records_lib.frame_gaps(run.time_s[part], self._frame_s)
+        clip["frame_gap"][:n] = records_lib.frame_gaps(run.time_s[first : part.stop], self._frame_s)[-n:]
+        if part.start:
+            clip["T_world_before"][:] = run.T_world_headset[first]
 
     def _fill_targets(self, clip: dict[str, np.ndarray], run: FrameRun, record: int, part: slice) -> None:
         """Fills the arrays (n, J, ...) of one clip with the truth, or with the labels of a teacher if there is one."""

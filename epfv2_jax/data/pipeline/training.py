@@ -37,7 +37,8 @@ def train_batches(
     about them are not valid.
 
     Close the iterator (it is a generator) to stop the reading ahead. The order of all batches, put together over the
-    processes, is the same for every `process_count`.
+    processes, is the same for every `process_count`. An epoch holds every clip of `build_index` once, in a random
+    order; where each starts, `ClipIndex.draw` says.
 
     Raises:
       ValueError: the batch size is not divisible by the number of processes, the step is negative, or there is no data.
@@ -47,15 +48,17 @@ def train_batches(
     checks.at_least(0, start_step=start_step)
     index = build_index(records, config.clip_frames)
     share = config.batch_size // process_count
-    loader = Loader(records, index, cache_bytes=config.cache_bytes, labels=labels)
+    loader = Loader(records, config.clip_frames, cache_bytes=config.cache_bytes, labels=labels)
 
-    def load(clip_ids: np.ndarray) -> structs.Batch:
-        return loader(clip_ids[process_index * share : (process_index + 1) * share])
+    def load(i: int, clip_ids: np.ndarray) -> structs.Batch:
+        mine = range(process_index * share, (process_index + 1) * share)
+        epochs = [((start_step + i) * config.batch_size + row) // len(index) for row in mine]
+        return loader([index.draw(int(clip_ids[row]), e, shuffle_seed) for row, e in zip(mine, epochs, strict=True)])
 
     # Grain's shuffle of epoch e uses seed + e: neighbouring run seeds must not lead to the same orders one epoch apart.
     shuffle_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
     order = grain.MapDataset.range(len(index)).shuffle(seed=shuffle_seed).repeat(_ENDLESS // len(index))
-    batches = order.batch(config.batch_size)[start_step:].map(load)
+    batches = order.batch(config.batch_size)[start_step:].map_with_index(load)
     return iterate(batches, config.read_threads, config.prefetch_batches, config.worker_processes)
 
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from epfv2_jax.data.mocap.clip import FPS, MotionClip, sole_heights
+from epfv2_jax.data.mocap.clip import MotionClip, sole_heights
 from epfv2_jax.data.synthetic.activities import Curves
 from epfv2_jax.geometry import kinematics
 from epfv2_jax.geometry.rotations import euler_matrix
@@ -15,7 +15,9 @@ _SPINE = tuple(_JOINT[f"b_spine{i}"] for i in range(4))
 _SIGN = {"l": 1.0, "r": -1.0}  # of x on each side of the body
 
 
-def animate(curves: Curves, gaze: np.ndarray, offsets_m: np.ndarray, heading0: float, phase0: float) -> MotionClip:
+def animate(
+    curves: Curves, gaze: np.ndarray, offsets_m: np.ndarray, heading0: float, phase0: float, fps: float
+) -> MotionClip:
     """Returns the clip (F frames) of a body that follows the curves, with its lower foot on the floor in every frame.
 
     Args:
@@ -24,11 +26,12 @@ def animate(curves: Curves, gaze: np.ndarray, offsets_m: np.ndarray, heading0: f
       offsets_m: (J, 3), of the person's bones.
       heading0: heading in the first frame, radians.
       phase0: phase of the gait in the first frame, radians.
+      fps: frames a second.
     """
     offsets = np.asarray(offsets_m, np.float64)
     leg = -(offsets[_JOINT["b_l_leg"]] + offsets[_JOINT["b_l_foot_twist"]])[1]
-    heading = heading0 + np.cumsum(curves["turn"][:, 0]) / FPS
-    phase = phase0 + 2 * np.pi * np.cumsum(curves["cadence"][:, 0]) / FPS
+    heading = heading0 + np.cumsum(curves["turn"][:, 0]) / fps
+    phase = phase0 + 2 * np.pi * np.cumsum(curves["cadence"][:, 0]) / fps
     R_world_heading = euler_matrix("y", heading[:, None])
 
     # The gait rolls and twists the pelvis a little.
@@ -48,9 +51,9 @@ def animate(curves: Curves, gaze: np.ndarray, offsets_m: np.ndarray, heading0: f
         wrist[:, 2] -= (-1) ** i * curves["swing"][:, 0] * np.cos(phase)
         _place_arm(world, side, chest, wrist, offsets, curves["elbows"][:, i], curves["hands"][:, i])
 
-    root_m = _walked(curves, R_world_heading, leg)
+    root_m = _walked(curves, R_world_heading, leg, fps)
     clip = MotionClip(
-        fps=FPS,
+        fps=fps,
         root_rotation=R_root.astype(np.float32),
         root_position_m=root_m.astype(np.float32),
         joint_rotations=kinematics.local_rotations(SKELETON.parents, R_root, world).astype(np.float32),
@@ -75,11 +78,11 @@ def _place_trunk(world, R_root, pelvis, spine, gaze) -> np.ndarray:
     return turned
 
 
-def _walked(curves, R_world_heading, leg) -> np.ndarray:
+def _walked(curves, R_world_heading, leg, fps) -> np.ndarray:
     """Returns the path of the root (F, 3), metres: forward by the gait, at the height of the curves."""
     root_m = np.zeros((len(R_world_heading), 3))
     speed = 4.0 * leg * curves["stride"][:, 0] * curves["cadence"][:, 0]
-    root_m[1:] = np.cumsum((R_world_heading[:, :, 2] * speed[:, None])[1:], axis=0) / FPS
+    root_m[1:] = np.cumsum((R_world_heading[:, :, 2] * speed[:, None])[1:], axis=0) / fps
     root_m[:, 1] = leg * curves["height"][:, 0]
     return root_m
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from flax import struct
 
-from epfv2_jax.data.mocap.clip import MotionClip, world_pose
+from epfv2_jax.data.mocap.clip import MotionClip
 from epfv2_jax.geometry.skeleton import EGOBODY3M as SKELETON
 
 _REST = np.asarray(SKELETON.rest_offsets_m)
@@ -95,7 +95,7 @@ def sample_person(rng: np.random.Generator, offsets_m: np.ndarray | None = None)
 
 def solids(person: Person, clip: MotionClip) -> Solids:
     """Returns the solids of a person in each frame of the clip: leading axis F, numpy float32."""
-    rotations, joints_m = world_pose(clip)
+    rotations, joints_m = clip.world_pose
     frames = {name: (rotations[:, j], joints_m[:, j]) for name, j in _JOINT.items()}
     frames["root"] = (clip.root_rotation, clip.root_position_m)
     size = np.linalg.norm(person.offsets_m, axis=-1).sum() / np.linalg.norm(_REST, axis=-1).sum()

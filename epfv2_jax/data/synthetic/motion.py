@@ -15,14 +15,14 @@ from epfv2_jax.data.synthetic.animation import animate
 _BLEND_S = 0.6
 
 
-def sample_motion(rng: np.random.Generator, offsets_m: np.ndarray, num_frames: int) -> MotionClip:
-    """Returns `num_frames` of motion at 30 frames a second near the origin, on bones with `offsets_m` (J, 3).
+def sample_motion(rng: np.random.Generator, offsets_m: np.ndarray, num_frames: int, fps: float = FPS) -> MotionClip:
+    """Returns `num_frames` of motion at `fps` frames a second near the origin, on bones with `offsets_m` (J, 3).
 
     Activities of 1.5 to 3.5 s follow one another in one style (speed, amplitude, posture). The lower foot is on the
     floor, y = 0, in every frame. Deterministic in the state of `rng`.
     """
     # The clip may begin in the middle of an activity.
-    time_s = np.arange(num_frames) / FPS + rng.uniform(0.0, 1.5)
+    time_s = np.arange(num_frames) / fps + rng.uniform(0.0, 1.5)
     tempo, amplitude = rng.uniform(0.75, 1.3), rng.uniform(0.75, 1.2)
     posture = neutral(rng, time_s * tempo)
     starts = [0.0]
@@ -41,4 +41,6 @@ def sample_motion(rng: np.random.Generator, offsets_m: np.ndarray, num_frames: i
     curves["cadence"] *= tempo
     curves["turn"] *= tempo
     gaze = keys(rng, time_s, (-0.9, -0.5, -0.12), (0.9, 0.45, 0.12), hold_s=1.1)
-    return animate(curves, gaze, offsets_m, heading0=rng.uniform(-np.pi, np.pi), phase0=rng.uniform(0.0, 2 * np.pi))
+    return animate(
+        curves, gaze, offsets_m, heading0=rng.uniform(-np.pi, np.pi), phase0=rng.uniform(0.0, 2 * np.pi), fps=fps
+    )

@@ -12,7 +12,6 @@ from epfv2_jax.data.readers import egobody3m
 from epfv2_jax.data.synthetic import body, motion, renderer
 from epfv2_jax.data.synthetic.config import SyntheticConfig
 from epfv2_jax.data.synthetic.scene import Scene, sample_scene
-from epfv2_jax.geometry import transforms
 from epfv2_jax.structs import Rig
 
 #: The headset in the axes of the head joint, metres: measured from the EgoBody3M sample clip.
@@ -80,19 +79,18 @@ def draw_sequence(rng: np.random.Generator, config: SyntheticConfig, part: Part 
     """Returns a random sequence, see `sample_sequence`."""
     if part is None:
         person = body.sample_person(rng)
-        length = config.frames * config.frame_step
-        clip = clips.cut(motion.sample_motion(rng, person.offsets_m, length), 0, length, config.frame_step)
+        clip = motion.sample_motion(rng, person.offsets_m, config.frames, clips.FPS / config.frame_step)
     else:
         clip = load_clip(part.path, config.motion_fps)
         person = body.sample_person(rng, clip.offsets_m)
         clip = clips.cut(clip, part.start, part.stop, config.frame_step)
-    rotations, joints_m = clips.world_pose(clip)
-    R_world_head, head_m = rotations[:, 0], joints_m[:, 0]
+    rotations, joints_m = clip.world_pose
+    T_world_headset = np.tile(np.eye(4, dtype=np.float32), (clip.num_frames, 1, 1))
+    T_world_headset[:, :3, :3] = rotations[:, 0]
+    T_world_headset[:, :3, 3] = joints_m[:, 0] + rotations[:, 0] @ HEADSET_FROM_HEAD_M
     return Sequence(
         clip=clip,
-        T_world_headset=np.asarray(
-            transforms.make(R_world_head, head_m + R_world_head @ HEADSET_FROM_HEAD_M), np.float32
-        ),
+        T_world_headset=T_world_headset,
         joints_world_m=joints_m.astype(np.float32),
         solids=body.solids(person, clip),
         scene=sample_scene(rng, clip.root_position_m[:, ::2]),

@@ -68,12 +68,12 @@ def unpainted_batches(
 
     Raises:
       ValueError: the batch size is not divisible by the number of processes, or a clip does not fit into
-        `config.frames` with a frame before it.
+        `config.frames`.
     """
     checks.multiple_of(process_count, "batch_size", data.batch_size, "the processes sample equal shares")
     checks.within(0, process_count - 1, process_index=process_index)
     checks.at_least(0, start_step=start_step)
-    checks.within(1, config.frames - 1, clip_frames=data.clip_frames)
+    checks.within(1, config.frames, clip_frames=data.clip_frames)
     share = data.batch_size // process_count
     rows = range(process_index * share, (process_index + 1) * share)
     sampler = _Sampler(config, seed, upright_rig(image_size_hw), data, rows)
@@ -140,13 +140,13 @@ class _Sampler:
         person = self._person(row, (step + row) // self._config.clips_per_person)
         rng = np.random.default_rng([*self._seeds, _CLIP, row, step])
         sequence = person.sequence
-        start = int(rng.integers(1, len(sequence.T_world_headset) - T + 1))
+        start = int(rng.integers(len(sequence.T_world_headset) - T + 1))
         part = slice(start, start + T)
         frames = structs.Frames(
             images=np.zeros((T, LAYOUT.num_views, 0, 0), np.uint8),
             rig=self._rig,
             T_world_headset=sequence.T_world_headset[part],
-            T_world_before=sequence.T_world_headset[start - 1],
+            T_world_before=sequence.T_world_headset[start - 1] if start else np.zeros((4, 4), np.float32),
             view_valid=np.ones((T, LAYOUT.num_views), bool),
             frame_valid=np.ones(T, bool),
             frame_gap=np.ones(T, np.int32),

@@ -243,7 +243,7 @@ class EPFv2(nn.Module):
         before, started = state.T_world_headset, state.started
         if frames.T_world_before is not None:
             before = jnp.where(started[:, None, None], before, frames.T_world_before)
-            started = jnp.ones_like(started)
+            started = started | (frames.T_world_before[:, 3, 3] > 0)
         poses = jnp.concatenate([before[:, None], frames.T_world_headset], axis=1)
         # Padding only follows valid frames, so the frame before a valid one is valid or that of the state.
         seen = jnp.concatenate([started[:, None], frames.frame_valid], axis=1)

@@ -30,7 +30,7 @@ def test_world_pose_is_forward_kinematics(motions):
         clip.joint_rotations,
         jnp.broadcast_to(clip.offsets_m, (clip.num_frames, SKELETON.num_joints, 3)),
     )
-    np.testing.assert_allclose(clips.world_pose(clip)[1], joints, atol=2e-6)
+    np.testing.assert_allclose(clip.world_pose[1], joints, atol=2e-6)
 
 
 def test_rotations_are_rotations(motions):
@@ -43,7 +43,7 @@ def test_rotations_are_rotations(motions):
 
 def test_bone_lengths_are_constant_and_those_of_the_person(motions):
     for i, clip in enumerate(motions):
-        joints = clips.world_pose(clip)[1]
+        joints = clip.world_pose[1]
         for joint, parent in enumerate(SKELETON.parents):
             if parent >= 0:
                 lengths = np.linalg.norm(joints[:, joint] - joints[:, parent], axis=-1)
@@ -68,7 +68,7 @@ def test_standing_foot_of_a_walker_does_not_slide(monkeypatch):
     slides, travels = [], []
     for i in range(8):
         clip = motion.sample_motion(np.random.default_rng(i), offsets_of(i), 90)
-        joints = clips.world_pose(clip)[1]
+        joints = clip.world_pose[1]
         ankles = joints[:, [JOINT["b_l_foot_twist"], JOINT["b_r_foot_twist"]]]
         heading = np.unwrap(np.arctan2(clip.root_rotation[:, 0, 2], clip.root_rotation[:, 2, 2]))
         travel = np.linalg.norm(np.diff(clip.root_position_m[:, ::2], axis=0), axis=-1)
@@ -83,7 +83,7 @@ def test_standing_foot_of_a_walker_does_not_slide(monkeypatch):
 
 
 def test_motion_is_smooth_and_various(motions):
-    joints = np.stack([clips.world_pose(clip)[1] for clip in motions])
+    joints = np.stack([clip.world_pose[1] for clip in motions])
     speed = np.linalg.norm(np.diff(joints, axis=1), axis=-1) * clips.FPS
     assert speed.max() < 9.0  # metres a second
     T_head = joints[:, :, JOINT["b_head"]]

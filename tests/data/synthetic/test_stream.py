@@ -129,7 +129,7 @@ def test_the_sampler_survives_a_pickle_for_worker_processes(four):
 
 
 def test_clips_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match=r"clip_frames.* 6"):
-        batches(1, dataclasses.replace(DATA, clip_frames=6))
+    with pytest.raises(ValueError, match=r"clip_frames.* 7"):
+        batches(1, dataclasses.replace(DATA, clip_frames=7))
     with pytest.raises(ValueError, match="batch_size"):
         batches(1, process_index=0, process_count=3)
