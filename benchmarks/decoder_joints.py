@@ -19,13 +19,14 @@ import time
 
 import jax
 import numpy as np
+from inputs import make_frames
 
-from epfv2_jax.geometry import cameras, layout
+from epfv2_jax.geometry import layout
 from epfv2_jax.geometry.skeleton import EGOBODY3M, Skeleton
 from epfv2_jax.models.attention import position_code_2d
 from epfv2_jax.models.epfv2.decoder import ViewTokens
 from epfv2_jax.models.epfv2.model import EPFv2, EPFv2Config, StreamState
-from epfv2_jax.structs import Frames, Rig
+from epfv2_jax.structs import Frames
 
 COPIES = (1, 10)  # of EgoBody3M's 26 joints
 SIZE = 256
@@ -50,24 +51,6 @@ def repeated(copies: int) -> Skeleton:
     )
 
 
-def make_frames(num_frames: int) -> Frames:
-    """Returns one clip of random images from four fisheye cameras."""
-    rng = np.random.default_rng(0)
-    camera = cameras.fisheye62(
-        focal_px=80.0, center_px=(127.5, 127.5), k=[0.05, 0, 0, 0, 0, 0], p=(0, 0), size_px=(SIZE, SIZE)
-    )
-    T_cam_headset = np.tile(np.diag([-1.0, 1.0, -1.0, 1.0]).astype(np.float32), (4, 1, 1))
-    rig = jax.tree.map(lambda x: x[None], Rig(cameras=cameras.stack([camera] * 4), T_cam_headset=T_cam_headset))
-    return Frames(
-        images=rng.integers(0, 255, (1, num_frames, 4, SIZE, SIZE), np.uint8),
-        rig=rig,
-        T_world_headset=np.tile(np.eye(4, dtype=np.float32), (1, num_frames, 1, 1)),
-        view_valid=np.ones((1, num_frames, 4), bool),
-        frame_valid=np.ones((1, num_frames), bool),
-        frame_gap=np.ones((1, num_frames), np.int32),
-    )
-
-
 def run_decoders(module: EPFv2, features, token, conditioning, frames: Frames, state: StreamState):
     """Returns the token after both decoders, with token and conditioning given."""
     B, T, V, h, w, C = features.shape
@@ -83,8 +66,8 @@ def run_decoders(module: EPFv2, features, token, conditioning, frames: Frames, s
 def programs(skeleton: Skeleton, num_frames: int) -> dict[str, tuple]:
     """Returns name -> (compiled function, arguments) for a model of these joints."""
     model = EPFv2(EPFv2Config(body="keypoints"), skeleton, layout.EGOBODY3M)
-    frames = make_frames(num_frames)
-    variables = jax.jit(model.init)(jax.random.key(0), make_frames(1))
+    frames = make_frames(1, num_frames, SIZE)
+    variables = jax.jit(model.init)(jax.random.key(0), make_frames(1, 1, SIZE))
     state = model.initial_state(1)
     rng = np.random.default_rng(1)
     features = rng.normal(size=(1, num_frames, 4, SIZE // 32, SIZE // 32, 128)).astype(np.float32)

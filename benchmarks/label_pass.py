@@ -119,11 +119,15 @@ def forget(out: str) -> None:
         path.unlink()
 
 
-def bench_teacher(folder: pathlib.Path, args: argparse.Namespace) -> None:
-    out, *inputs = make_pass(folder, args, units=2, unit_frames=256, slots=4)
+def measure_teacher(
+    folder: pathlib.Path, encoder: str, size: int, *, units: int, unit_frames: int, slots: int, repeats: int
+) -> tuple[float, float, float]:
+    """Returns frames/s of the pass and of the bare teacher, and the ratio of the two (medians)."""
+    sizes = argparse.Namespace(encoder=encoder, size=size)
+    out, *inputs = make_pass(folder, sizes, units=units, unit_frames=unit_frames, slots=slots)
     labeller = worker.Labeller(out, *inputs)
-    units = range(labeller.plan.num_units)
-    batches = list(labeller.batches(units))
+    order = range(labeller.plan.num_units)
+    batches = list(labeller.batches(order))
 
     def bare() -> None:
         state = labeller.initial_state()
@@ -133,19 +137,25 @@ def bench_teacher(folder: pathlib.Path, args: argparse.Namespace) -> None:
 
     def whole() -> None:
         forget(out)
-        assert all(report.published for report in labeller(units))
+        assert all(report.published for report in labeller(order))
 
-    times = np.zeros((args.repeats, 2))
-    for i in range(-1, args.repeats):
+    times = np.zeros((repeats, 2))
+    for i in range(-1, repeats):
         for n, call in enumerate((whole, bare)):
             start = time.perf_counter()
             call()
             if i >= 0:
                 times[i, n] = time.perf_counter() - start
-    frames = labeller.plan.records.num_frames
-    print(f"teacher: {args.encoder}, {args.size}x{args.size}, {frames} frames x 4 views, cores {len(cores())}")
-    print(f"  pass {frames / np.median(times[:, 0]):.1f} frames/s, bare {frames / np.median(times[:, 1]):.1f} frames/s")
-    print(f"  ratio {np.median(times[:, 1] / times[:, 0]):.3f}")
+    pass_fps, bare_fps = labeller.plan.records.num_frames / np.median(times, axis=0)
+    return float(pass_fps), float(bare_fps), float(np.median(times[:, 1] / times[:, 0]))
+
+
+def bench_teacher(folder: pathlib.Path, args: argparse.Namespace) -> None:
+    sizes = {"units": 2, "unit_frames": 256, "slots": 4, "repeats": args.repeats}
+    pass_fps, bare_fps, ratio = measure_teacher(folder, args.encoder, args.size, **sizes)
+    print(f"teacher: {args.encoder}, {args.size}x{args.size}, 512 frames x 4 views, cores {len(cores())}")
+    print(f"  pass {pass_fps:.1f} frames/s, bare {bare_fps:.1f} frames/s")
+    print(f"  ratio {ratio:.3f}")
 
 
 def cores() -> list[int]:

@@ -9,8 +9,9 @@ features. "Anew" is a clip as long as the window, of which only the last frame i
 
 import os
 
-os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
-os.environ["JAX_PLATFORMS"] = "cpu"
+if __name__ == "__main__":
+    os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
+    os.environ["JAX_PLATFORMS"] = "cpu"
 
 import argparse
 import functools
@@ -20,34 +21,17 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from inputs import make_frames
 
-from epfv2_jax.geometry import cameras, layout
+from epfv2_jax.geometry import layout
 from epfv2_jax.geometry.skeleton import EGOBODY3M
 from epfv2_jax.inference.predictor import Predictor, PredictorState
 from epfv2_jax.models.encoders import ENCODERS
 from epfv2_jax.models.epfv2.model import EPFv2, EPFv2Config
-from epfv2_jax.structs import Frames, Rig
+from epfv2_jax.structs import Frames
 
 _LONG, _SHORT, _ANEW = 64, 1, 16  # windows, frames
 _DECODES = 10  # calls of decode in one timing, and so many timings more: a single one is too short
-
-
-def make_frames(num_frames: int, size: int) -> Frames:
-    """Returns random images of one person from four fisheye cameras, and a headset that stands still."""
-    center = (size - 1) / 2
-    camera = cameras.fisheye62(
-        focal_px=size / 3.2, center_px=(center, center), k=[0.05, 0, 0, 0, 0, 0], p=(0, 0), size_px=(size, size)
-    )
-    T_cam_headset = np.tile(np.diag([-1.0, 1.0, -1.0, 1.0]).astype(np.float32), (4, 1, 1))
-    rig = jax.tree.map(lambda x: x[None], Rig(cameras=cameras.stack([camera] * 4), T_cam_headset=T_cam_headset))
-    return Frames(
-        images=np.random.default_rng(0).integers(0, 255, (1, num_frames, 4, size, size), np.uint8),
-        rig=rig,
-        T_world_headset=np.tile(np.eye(4, dtype=np.float32), (1, num_frames, 1, 1)),
-        view_valid=np.ones((1, num_frames, 4), bool),
-        frame_valid=np.ones((1, num_frames), bool),
-        frame_gap=np.ones((1, num_frames), np.int32),
-    )
 
 
 class Stream:
@@ -106,7 +90,7 @@ def main() -> None:
     args = parser.parse_args()
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
-    frames = make_frames(_ANEW, args.image_size)
+    frames = make_frames(1, _ANEW, args.image_size)
     predictors, steps, decodes = {}, {}, {}
     for window in (_LONG, _SHORT, _ANEW):
         model = EPFv2(EPFv2Config(encoder=args.encoder, window=window), EGOBODY3M, layout.EGOBODY3M)

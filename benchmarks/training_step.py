@@ -17,38 +17,15 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+from inputs import make_batch
 
 from epfv2_jax import objectives
-from epfv2_jax.geometry import cameras, layout
+from epfv2_jax.geometry import layout
 from epfv2_jax.geometry.skeleton import EGOBODY3M
 from epfv2_jax.models.encoders import ENCODERS
 from epfv2_jax.models.epfv2.model import EPFv2, EPFv2Config
 from epfv2_jax.objectives.pose import PoseObjectiveConfig
-from epfv2_jax.structs import Batch, Frames, Rig, Targets
 from epfv2_jax.training.step import weighted_sum
-
-
-def make_batch(num_frames: int, size: int) -> Batch:
-    """Returns one clip of random images from four fisheye cameras, with the rest pose as the truth."""
-    rng = np.random.default_rng(0)
-    center = (size - 1) / 2
-    camera = cameras.fisheye62(
-        focal_px=size / 3.2, center_px=(center, center), k=[0.05, 0, 0, 0, 0, 0], p=(0, 0), size_px=(size, size)
-    )
-    T_cam_headset = np.tile(np.diag([-1.0, 1.0, -1.0, 1.0]).astype(np.float32), (4, 1, 1))
-    rig = jax.tree.map(lambda x: x[None], Rig(cameras=cameras.stack([camera] * 4), T_cam_headset=T_cam_headset))
-    frames = Frames(
-        images=rng.uniform(size=(1, num_frames, 4, size, size)).astype(np.float32),
-        rig=rig,
-        T_world_headset=np.tile(np.eye(4, dtype=np.float32), (1, num_frames, 1, 1)),
-        view_valid=np.ones((1, num_frames, 4), bool),
-        frame_valid=np.ones((1, num_frames), bool),
-        frame_gap=np.ones((1, num_frames), np.int32),
-    )
-    joints = np.broadcast_to(EGOBODY3M.rest_joints_headset_m(), (1, num_frames, EGOBODY3M.num_joints, 3))
-    targets = Targets(joints_headset_m=joints, joint_valid=np.ones(joints.shape[:-1], bool))
-    time_s = np.arange(num_frames, dtype=np.float32)[None] / 30
-    return Batch(frames=frames, targets=targets, clip_id=np.zeros(1, np.int32), time_s=time_s)
 
 
 def main() -> None:
@@ -61,7 +38,7 @@ def main() -> None:
     args = parser.parse_args()
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
-    batch = make_batch(args.frames, args.size)
+    batch = make_batch(1, args.frames, args.size)
     model = EPFv2(EPFv2Config(encoder=args.encoder, remat=args.remat), EGOBODY3M, layout.EGOBODY3M)
     objective = objectives.build(PoseObjectiveConfig())
     encoder = ENCODERS[args.encoder](remat=args.remat)

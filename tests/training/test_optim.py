@@ -1,6 +1,7 @@
 """The optimizer: what decays, how fast each layer learns, what is frozen, the schedule."""
 
 import dataclasses
+import functools
 import itertools
 
 import jax
@@ -102,8 +103,50 @@ def test_update_is_bounded_by_the_clip_whatever_the_gradient():
     assert all(float(jnp.abs(m).max()) <= 0.1 * 1.0 for m in moments)  # (1 - b1) * clip_norm
 
 
+def test_muon_orthogonalises_kernels_and_leaves_the_rest_to_adam():
+    config = optim.OptimizerConfig(kind="muon", warmup_steps=0, weight_decay=0.0, clip_norm=1e9)
+    params = {
+        "encoder": {"stem": {"kernel": jnp.zeros((3, 3, 2, 24)), "bias": jnp.zeros(24)}},
+        "head": {"hidden": {"kernel": jnp.zeros((40, 16))}, "last": {"kernel": jnp.zeros((16, 9))}},
+    }
+    rng = np.random.default_rng(0)
+    grads = jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape), jnp.float32), params)
+    result = updates(config, grads, params, backbone=None)
+    for kernel, grad in (
+        (result["encoder"]["stem"]["kernel"].reshape(18, 24), grads["encoder"]["stem"]["kernel"].reshape(18, 24)),
+        (result["head"]["hidden"]["kernel"], grads["head"]["hidden"]["kernel"]),
+    ):
+        # All singular values alike (Newton-Schulz gets near), along the gradient's axes, of Adam's size.
+        U, _, Vt = np.linalg.svd(grad, full_matrices=False)
+        along = np.diag(U.T @ np.asarray(kernel) @ Vt.T) / (-config.learning_rate * 0.2 * max(kernel.shape) ** 0.5)
+        assert along.min() > 0.5 and along.max() < 1.3
+        rms = np.sqrt(np.mean(np.square(kernel)))
+        assert 0.5 < rms / (0.2 * config.learning_rate) < 1.3
+    # The first step of Adam, here with Nesterov's momentum, is the sign of the gradient.
+    for name in (("encoder", "stem", "bias"), ("head", "last", "kernel")):
+        update, grad = (functools.reduce(lambda tree, key: tree[key], name, tree) for tree in (result, grads))
+        signs = np.asarray(update) / (-config.learning_rate * np.sign(grad))
+        np.testing.assert_allclose(signs, signs.ravel()[0], rtol=1e-3)
+        assert 1.0 <= signs.ravel()[0] < 1.6
+
+
+def test_muon_takes_decay_depth_and_frozen_encoders_like_adamw():
+    grads = jax.tree.map(jnp.ones_like, PARAMS)
+    plain = {"kind": "muon", "warmup_steps": 0}
+    full = updates(optim.OptimizerConfig(**plain, weight_decay=0.0), grads)
+    scaled = updates(optim.OptimizerConfig(**plain, weight_decay=0.0, encoder_scale=0.1), grads)
+    stems = [result["encoder"]["stem"]["kernel"] for result in (scaled, full)]
+    np.testing.assert_allclose(stems[0], 0.1 * stems[1], rtol=1e-6)
+    decayed = updates(optim.OptimizerConfig(**plain, weight_decay=0.5), grads)
+    np.testing.assert_allclose(decayed["head"]["kernel"] - full["head"]["kernel"], -1e-3 * 0.5, rtol=1e-3)
+    np.testing.assert_array_equal(decayed["head"]["bias"], full["head"]["bias"])
+    frozen = updates(optim.OptimizerConfig(**plain), grads, backbone=dataclasses.replace(BACKBONE, frozen=True))
+    assert all(not leaf.any() for leaf in jax.tree.leaves(frozen["encoder"])) and frozen["head"]["kernel"].all()
+
+
 @pytest.mark.parametrize(
-    "bad", [{"learning_rate": 0.0}, {"warmup_steps": -1}, {"clip_norm": -1.0}, {"encoder_layer_decay": 1.5}]
+    "bad",
+    [{"learning_rate": 0.0}, {"kind": "sgd"}, {"warmup_steps": -1}, {"clip_norm": -1.0}, {"encoder_layer_decay": 1.5}],
 )
 def test_bad_values_are_named(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
