@@ -41,7 +41,7 @@ from epfv2_jax.training.step import StepConfig
 
 ROWS = 64  # single frames of a step
 HELD_OUT_BATCHES = 16
-WRISTS = list(dict(EGOBODY3M.groups)["wrist"])
+WRISTS = [EGOBODY3M.joint_names.index(f"b_{side}_wrist") for side in "lr"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -39,7 +39,7 @@ DATA = {
         },
         "conversion": {"image_size_hw": (32, 32), "record_frames": 8, "poor_calibration": "keep"},
     },
-    "data": {"clip_frames": 4, "batch_size": 4},
+    "data": {"source": "records", "clip_frames": 4, "batch_size": 4, "warmup": None},
     "step": {"steps": 40},
     "loop": {"log_every": 2, "evaluate_every": 20, "checkpoint_every": 4},
     "evaluation": {"clip_frames": 8, "pictures": 1},

@@ -96,7 +96,7 @@ def open_stream(
     batches = _after_warmup(config, training, start_step)
     if config.data.source == "records":
         clips = pipeline.build_index(training, config.data.clip_frames)
-        return Stream(batches=batches, label=lambda batch: batch, describe_clip=clips.describe)
+        return Stream(batches=batches, label=lambda batch: batch, describe_clip=lambda i: f"near {clips.describe(i)}")
     paint = stream.Painter(training.image_size_hw)
     split = sharding.BATCH_SPEC
     return Stream(
@@ -159,7 +159,9 @@ def _mixed_stream(config: ExperimentConfig, model: PoseModel, training: records.
             max_sigma_m=None if teacher else pseudo.max_sigma_m,
         ),
         label=teacher or (lambda batch: batch),
-        describe_clip=lambda i: clips.describe(i) if i < len(clips) else pseudo_clips.describe(i - len(clips)),
+        describe_clip=lambda i: (
+            f"near {clips.describe(i) if i < len(clips) else pseudo_clips.describe(i - len(clips))}"
+        ),
     )
 
 

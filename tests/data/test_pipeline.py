@@ -98,7 +98,7 @@ def test_index_tiles_every_record(data):
         assert 1 <= clip.stop - clip.start <= 4
         seen[clip.record] += range(clip.start, clip.stop)
     assert seen == [list(range(n)) for n in LENGTHS]
-    assert index.describe(1) == "sequence0 near frames 4-6"
+    assert index.describe(1) == "sequence0 frames 4-6"
     assert index.describe(pipeline.PADDING_CLIP_ID) == "padding"
 
 

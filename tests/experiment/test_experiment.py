@@ -31,6 +31,9 @@ def recipe(name, *args) -> dict:
 
 SHIPPED = [
     ("quickstart",),
+    ("quickstart", "headset_only"),
+    *(("synthetic", f"cpu-{ablation}") for ablation in ("no_temporal", "no_projection", "keypoints", "no_auxiliary")),
+    *(("synthetic", variant) for variant in ("cpu", "gpu", "cpu-no_uncertainty", "gpu-headset_only")),
     ("egobody3m_resnet18",),
     ("egobody3m_mobilenetv4",),
     *(("teacher_dinov3_vit", variant) for variant in ("s16", "s16plus", "b16", "l16")),
@@ -85,7 +88,7 @@ def tiny(tmp_path) -> experiment.ExperimentConfig:
     mapping["dataset"]["synthetic"] |= {"train_sequences": 2, "validation_sequences": 1, "test_sequences": 1}
     mapping["dataset"]["synthetic"] |= {"frames": 64, "image_width": 40}
     mapping["dataset"]["conversion"] |= {"image_size_hw": (16, 16), "poor_calibration": "keep"}
-    mapping["data"] |= {"clip_frames": 4, "batch_size": 8}
+    mapping["data"] |= {"clip_frames": 4, "batch_size": 8, "warmup": {"steps": 2, "clip_frames": 1, "batch_size": 8}}
     mapping["model"] |= {"width": 16, "heads": 2, "ffn_width": 16, "head_width": 16}
     mapping["step"]["steps"] = 4
     mapping["loop"] = {"log_every": 1, "evaluate_every": 2, "checkpoint_every": 2}

@@ -28,6 +28,7 @@ def command(folder: pathlib.Path, run: str) -> list[str]:
         *("--config.dataset.synthetic.train_sequences=3", "--config.dataset.synthetic.validation_sequences=1"),
         *("--config.dataset.synthetic.test_sequences=1", "--config.dataset.synthetic.frames=64"),
         *("--config.dataset.synthetic.image_width=40", "--config.dataset.conversion.image_size_hw=(16, 16)"),
+        *("--config.data.source=records", "--config.data.warmup=None"),
         *("--config.data.clip_frames=4", "--config.data.batch_size=2"),
         *(f"--config.step.steps={STEPS}", "--config.loop.evaluate_every=5", "--config.loop.checkpoint_every=2"),
     ]

@@ -56,12 +56,12 @@ class ClipIndex:
         return Clip(clip_id=clip_id, record=record, start=start, stop=start + length)
 
     def describe(self, clip_id: int) -> str:
-        """Returns the sequence of a clip and its place among the clips of its record, for reports."""
+        """Returns the sequence and the frames of a clip, where clips tile their record, for reports."""
         if not 0 <= clip_id < len(self):
             return "padding"
         clip, entry = self.tile(clip_id), self.entries[self.record[clip_id]]
         first = entry.first_frame
-        return f"{entry.sequence} near frames {first + clip.start}-{first + clip.stop - 1}"
+        return f"{entry.sequence} frames {first + clip.start}-{first + clip.stop - 1}"
 
 
 def build_index(records: Records, clip_frames: int) -> ClipIndex:

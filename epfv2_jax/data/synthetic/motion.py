@@ -6,6 +6,8 @@ stay in place. The gaze is independent of the activity, so that the pose of the 
 numbers are our choice.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from epfv2_jax.data.mocap.clip import FPS, MotionClip
@@ -15,11 +17,17 @@ from epfv2_jax.data.synthetic.animation import animate
 _BLEND_S = 0.6
 
 
-def sample_motion(rng: np.random.Generator, offsets_m: np.ndarray, num_frames: int, fps: float = FPS) -> MotionClip:
+def sample_motion(
+    rng: np.random.Generator,
+    offsets_m: np.ndarray,
+    num_frames: int,
+    fps: float = FPS,
+    activities: Sequence[str] = tuple(ACTIVITIES),
+) -> MotionClip:
     """Returns `num_frames` of motion at `fps` frames a second near the origin, on bones with `offsets_m` (J, 3).
 
-    Activities of 1.5 to 3.5 s follow one another in one style (speed, amplitude, posture). The lower foot is on the
-    floor, y = 0, in every frame. Deterministic in the state of `rng`.
+    Some of `activities`, of 1.5 to 3.5 s, follow one another in one style (speed, amplitude, posture). The lower foot
+    is on the floor, y = 0, in every frame. Deterministic in the state of `rng`.
     """
     # The clip may begin in the middle of an activity.
     time_s = np.arange(num_frames) / fps + rng.uniform(0.0, 1.5)
@@ -28,7 +36,7 @@ def sample_motion(rng: np.random.Generator, offsets_m: np.ndarray, num_frames: i
     starts = [0.0]
     while starts[-1] < time_s[-1]:
         starts.append(starts[-1] + rng.uniform(1.5, 3.5))
-    order = rng.permutation(list(ACTIVITIES))
+    order = rng.permutation(list(activities))
     curves = {name: np.zeros_like(curve) for name, curve in posture.items()}
     for i, start in enumerate(starts[:-1]):
         begun = smooth((time_s - start) / _BLEND_S) if i else np.ones_like(time_s)

@@ -6,10 +6,12 @@ import functools
 import jax
 import numpy as np
 
+from epfv2_jax.core import checks
 from epfv2_jax.data.mocap import clip as clips
 from epfv2_jax.data.mocap import loading
 from epfv2_jax.data.readers import egobody3m
 from epfv2_jax.data.synthetic import body, motion, renderer
+from epfv2_jax.data.synthetic.activities import ACTIVITIES
 from epfv2_jax.data.synthetic.config import SyntheticConfig
 from epfv2_jax.data.synthetic.scene import Scene, sample_scene
 from epfv2_jax.structs import Rig
@@ -70,16 +72,32 @@ def motion_parts(config: SyntheticConfig, split: str) -> list[Part | None]:
     return [parts[i % len(parts)] for i in range(count or len(parts))]
 
 
+def activities(config: SyntheticConfig, split: str) -> list[str]:
+    """Returns the procedural activities of a split.
+
+    Raises:
+      ValueError: an activity to hold out is unknown, or none is left to train on.
+    """
+    for name in config.held_out_activities:
+        checks.one_of(ACTIVITIES, held_out_activities=name)
+    seen = [name for name in ACTIVITIES if name not in config.held_out_activities]
+    checks.not_empty("held_out_activities: what is left to train on", seen, "hold out fewer")
+    return list(config.held_out_activities or seen) if split == "test" else seen
+
+
 def sample_sequence(config: SyntheticConfig, split: str, index: int, part: Part | None = None) -> Sequence:
     """Returns sequence `index` of `split` with the motion of `part`, or procedural motion if that is None."""
-    return draw_sequence(np.random.default_rng([config.seed, egobody3m.SPLITS.index(split), index]), config, part)
+    return draw_sequence(
+        np.random.default_rng([config.seed, egobody3m.SPLITS.index(split), index]), config, split, part
+    )
 
 
-def draw_sequence(rng: np.random.Generator, config: SyntheticConfig, part: Part | None) -> Sequence:
-    """Returns a random sequence, see `sample_sequence`."""
+def draw_sequence(rng: np.random.Generator, config: SyntheticConfig, split: str, part: Part | None) -> Sequence:
+    """Returns a random sequence of a split, see `sample_sequence`."""
     if part is None:
         person = body.sample_person(rng)
-        clip = motion.sample_motion(rng, person.offsets_m, config.frames, clips.FPS / config.frame_step)
+        fps = clips.FPS / config.frame_step
+        clip = motion.sample_motion(rng, person.offsets_m, config.frames, fps, activities(config, split))
     else:
         clip = load_clip(part.path, config.motion_fps)
         person = body.sample_person(rng, clip.offsets_m)

@@ -173,7 +173,7 @@ class _Sampler:
             return person
         rng = np.random.default_rng([*self._seeds, _PERSON, row, number])
         part = None if self._parts is None else self._parts[rng.integers(len(self._parts))]
-        sequence = sequence_lib.draw_sequence(rng, self._config, part)
+        sequence = sequence_lib.draw_sequence(rng, self._config, "train", part)
         R_world_headset, origin_m = np.split(sequence.T_world_headset[:, None, :3], [3], axis=-1)
         from_headset_m = sequence.joints_world_m - origin_m[..., 0]
         person = _Person(sequence=sequence, joints_headset_m=(from_headset_m[:, :, None] @ R_world_headset)[:, :, 0])

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from epfv2_jax.data.mocap import clip as clips
-from epfv2_jax.data.synthetic import activities, body, motion
+from epfv2_jax.data.synthetic import activities, body, motion, sequence
+from epfv2_jax.data.synthetic.config import SyntheticConfig
 from epfv2_jax.geometry import kinematics
 from epfv2_jax.geometry.skeleton import EGOBODY3M as SKELETON
 
@@ -62,12 +63,11 @@ def test_lowest_foot_is_on_the_floor_in_every_frame(motions):
         np.testing.assert_allclose(clips.sole_heights(clip), 0.0, atol=1e-5)
 
 
-def test_standing_foot_of_a_walker_does_not_slide(monkeypatch):
+def test_standing_foot_of_a_walker_does_not_slide():
     """While the pelvis travels straight and the other foot is in the air, the standing ankle stays where it is."""
-    monkeypatch.setattr(motion, "ACTIVITIES", {"walk": activities.ACTIVITIES["walk"]})
     slides, travels = [], []
     for i in range(8):
-        clip = motion.sample_motion(np.random.default_rng(i), offsets_of(i), 90)
+        clip = motion.sample_motion(np.random.default_rng(i), offsets_of(i), 90, activities=["walk"])
         joints = clip.world_pose[1]
         ankles = joints[:, [JOINT["b_l_foot_twist"], JOINT["b_r_foot_twist"]]]
         heading = np.unwrap(np.arctan2(clip.root_rotation[:, 0, 2], clip.root_rotation[:, 2, 2]))
@@ -89,6 +89,35 @@ def test_motion_is_smooth_and_various(motions):
     T_head = joints[:, :, JOINT["b_head"]]
     for name in ("b_l_wrist", "b_r_wrist", "b_l_leg", "b_r_leg"):
         assert (joints[:, :, JOINT[name]] - T_head).reshape(-1, 3).std(axis=0).min() > 0.08, name
+
+
+def test_a_lower_rate_takes_fewer_frames_of_the_same_motion():
+    """But for where curves are integrated and how many are drawn: a second has the same frames in both."""
+    fine, coarse = (
+        motion.sample_motion(np.random.default_rng(3), offsets_of(0), n, fps) for n, fps in ((31, 30), (16, 15))
+    )
+    assert fine.fps == 30 and coarse.fps == 15
+    gaps = np.linalg.norm(fine.world_pose[1][::2] - coarse.world_pose[1], axis=-1)
+    assert np.median(gaps) < 0.05
+
+
+def test_held_out_activities_are_shown_by_test_sequences_alone():
+    config = SyntheticConfig(held_out_activities=("kick", "wave"))
+    assert set(sequence.activities(config, "test")) == {"kick", "wave"}
+    for split in ("train", "validation"):
+        assert set(sequence.activities(config, split)) == set(activities.ACTIVITIES) - {"kick", "wave"}
+    assert set(sequence.activities(SyntheticConfig(), "test")) == set(activities.ACTIVITIES)
+    with pytest.raises(ValueError, match=r"held_out_activities.*'jump'"):
+        sequence.activities(SyntheticConfig(held_out_activities=("jump",)), "train")
+    with pytest.raises(ValueError, match="hold out fewer"):
+        sequence.activities(SyntheticConfig(held_out_activities=tuple(activities.ACTIVITIES)), "train")
+    seated = SyntheticConfig(frames=20, held_out_activities=("sit",))
+    heights = [
+        sequence.sample_sequence(seated, split, i).clip.root_position_m[:, 1].min()
+        for split in ("test", "train")
+        for i in range(6)
+    ]
+    assert max(heights[:6]) < 0.6 < np.median(heights[6:])
 
 
 def test_motion_is_deterministic_and_seeded():

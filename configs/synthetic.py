@@ -1,0 +1,100 @@
+"""The synthetic benchmark: one task for comparisons of models, ablations and other systems.
+
+People who are rendered in the loop, 30 frames a second, clips of 16 frames. Validation: other people in other rooms.
+Test: other people in other rooms who do what no training clip shows (kick, wave, squat).
+Command:   python -m epfv2_jax.train --config configs/synthetic.py:SIZE[-ABLATION]
+           SIZE: cpu or gpu. ABLATION: no_temporal, no_projection, keypoints, no_auxiliary, no_uncertainty, headset_only
+Hardware:  cpu: 2 cores of a busy virtual machine; gpu: one H100
+Time:      cpu: not measured; gpu: not measured
+Score:     docs/synthetic.md
+"""
+
+from ml_collections import ConfigDict
+
+ABLATIONS = {
+    "full": {},
+    "no_temporal": {"temporal": False},  # ablation (2) of the paper
+    "no_projection": {"projection_conditioning": False},  # (3)
+    "keypoints": {"body": "keypoints"},  # (1)
+    "no_auxiliary": {"auxiliary_input": False},  # (4)
+    "no_uncertainty": {"uncertainty": False},  # (5)
+    "headset_only": {},  # the images are hidden, in training too
+}
+
+#: What a size changes: pixels, the encoder, clips of a step, and steps: single frames first, then clips of 16 frames.
+SIZES = {
+    "cpu": {
+        "image_size": 48,
+        "image_width": 60,
+        "model": {"encoder": "tiny"},
+        "warmup": {"steps": 9000, "batch_size": 32},
+        "steps": 12_000,
+        "batch_size": 3,
+        "threads": 1,
+    },
+    "gpu": {
+        "image_size": 128,
+        "image_width": 160,
+        "model": {"encoder": "small_stride16", "dtype": "bfloat16"},
+        "warmup": {"steps": 4000, "batch_size": 128},
+        "steps": 6000,
+        "batch_size": 16,
+        "threads": 12,
+    },
+}
+
+
+def get_config(variant: str = "cpu") -> ConfigDict:
+    """Returns the recipe of a size and an ablation."""
+    name, _, ablation = variant.partition("-")
+    ablation = ablation or "full"
+    if name not in SIZES or ablation not in ABLATIONS:
+        raise ValueError(
+            f"variant {variant!r} is not SIZE or SIZE-ABLATION; sizes: {', '.join(SIZES)}; ablations: "
+            f"{', '.join(ABLATIONS)}"
+        )
+    size, blind = SIZES[name], ablation == "headset_only"
+    config = ConfigDict()
+    config.output_dir = f"runs/synthetic_{name}_{ablation}"
+    config.seed = 0
+    config.dataset = {
+        "directory": f"data/synthetic_{name}/records",
+        "source_directory": f"data/synthetic_{name}/zips",
+        "synthetic": {
+            "seed": 0,
+            "train_sequences": 0,
+            "validation_sequences": 32,
+            "test_sequences": 32,
+            "frames": 96,
+            "frame_step": 1,
+            "image_width": size["image_width"],
+            "clips_per_person": 16,
+            "held_out_activities": ("kick", "wave", "squat"),
+        },
+        "conversion": {"image_size_hw": (size["image_size"],) * 2, "record_frames": 96},
+    }
+    # Neighbouring frames teach an encoder hardly more than one: first single frames of many people, then clips.
+    config.data = {
+        "source": "synthetic",
+        "clip_frames": 16,
+        "batch_size": size["batch_size"],
+        "read_threads": size["threads"],
+        "prefetch_batches": max(4, size["threads"]),
+        "warmup": {"clip_frames": 1, **size["warmup"]},
+    }
+    # Mild: the images already have sensor noise and varied light.
+    config.augment = {
+        "mirror_pairs": True,
+        "noise": 0.0,
+        "blur_px": 0.0,
+        "view_dropout": 1.0 if blind else 0.0,
+        "gamma": 0.1,
+        "contrast": 0.1,
+        "brightness": 0.05,
+    }
+    config.model = {"window": 16, "local_contrast": 0.2, **size["model"], **ABLATIONS[ablation]}
+    config.optimizer = {"kind": "muon", "learning_rate": 1e-3, "warmup_steps": 50}
+    config.step = {"steps": size["steps"], "ema_decay": 0.999}
+    config.loop = {"evaluate_every": 1000, "checkpoint_every": 500}
+    config.evaluation = {"clip_frames": 96, "batch_size": 8, "hide_views": blind}
+    return config
