@@ -92,9 +92,12 @@ class EPFv2Exporter:
     def metadata(self) -> dict[str, Any]:
         """See `Exporter`."""
         config = self.model.config
+        normalisation = "(image / 255 - image_mean) / image_std"
+        if config.local_contrast > 0:
+            normalisation = f"local contrast, in windows of {config.local_contrast:g} image heights"
         return {
             "image_mean": config.image_mean,
             "image_std": config.image_std,
-            "normalisation": "inside the graph: (image / 255 - image_mean) / image_std",
+            "normalisation": f"inside the graph: {normalisation}",
             "window": config.window,
         }

@@ -74,7 +74,10 @@ def quantize(graph: Graph, state: Mapping[str, np.ndarray], sequences: Iterable[
         def get_next(self) -> dict[str, np.ndarray] | None:
             return next(self._frames, None)
 
-    names = [node.outputs[0] for node in image_nodes(graph) if node.op in _PRODUCTS]
+    encoder = image_nodes(graph)
+    # Products before the first convolution normalise the images: eight bits are too few for them.
+    first = next((i for i, node in enumerate(encoder) if node.op == "Conv"), 0)
+    names = [node.outputs[0] for node in encoder[first:] if node.op in _PRODUCTS]
     ort.set_default_logger_severity(3)
     with tempfile.TemporaryDirectory() as folder:
         source, target = (os.fspath(pathlib.Path(folder) / name) for name in ("float.onnx", "int8.onnx"))

@@ -20,10 +20,13 @@ def normalize(images: jax.Array, share: float) -> jax.Array:
       share: side of the window, in image heights.
     """
     H, W = images.shape[1:]
-    rows, columns = (_window_mean(n, round(share * H / 2)) for n in (H, W))
+    over_rows, over_columns = (_window_mean(n, round(share * H / 2)) for n in (H, W))
+
+    def along_last(x: jax.Array, mean: np.ndarray) -> jax.Array:
+        return jnp.matmul(x, mean.T, precision=jax.lax.Precision.HIGHEST)
 
     def mean(x: jax.Array) -> jax.Array:
-        return jnp.einsum("ih,nhw,jw->nij", rows, x, columns, precision=jax.lax.Precision.HIGHEST)
+        return along_last(along_last(x, over_columns).swapaxes(1, 2), over_rows).swapaxes(1, 2)
 
     images = images.astype(jnp.float32)
     detail = images - mean(images)

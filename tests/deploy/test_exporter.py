@@ -40,7 +40,7 @@ TWO_VIEWS = layouts.RigLayout(name="two", view_names=("left", "right"), upright_
 TINY = {"encoder": "small", "width": 32, "heads": 4, "ffn_width": 64, "head_width": 64, "window": 6}
 MODELS = {
     "parametric": {},
-    "keypoints": {"body": "keypoints", "uncertainty": False},
+    "keypoints": {"body": "keypoints", "uncertainty": False, "local_contrast": 0.2},
     "one frame": {"temporal": False},
     "window 1, no poses": {"window": 1, "auxiliary_input": False, "projection_conditioning": False},
     "deep, query, half": {"temporal_position": "query", "depth": 2, "dtype": "bfloat16", "encoder": "tiny"},
@@ -268,6 +268,8 @@ def test_the_file_says_what_it_is(exports):
     assert OnnxSession(exports.folder / "one frame.onnx").metadata["camera_order"] == ["left", "right"]
     assert (says["image_size_hw"], says["window"], says["precision"]) == ([32, 32], 6, "fp32")
     assert (says["image_mean"], says["image_std"], says["opset"]) == (config.image_mean, config.image_std, 20)
+    assert says["normalisation"] == "inside the graph: (image / 255 - image_mean) / image_std"
+    assert "local contrast" in OnnxSession(exports.folder / "keypoints.onnx").metadata["normalisation"]
     assert says["checkpoint_sha256"] == metadata.variables_sha256(variables)
     assert says["units"]["length"] == "metre" and "y up" in says["axes"]["world"]
     model = onnx.load(exports.folder / "parametric.onnx")
