@@ -189,7 +189,7 @@ def _open_teacher(
 
 
 def _check_same_kind(training: records.Records, unlabelled: records.Records) -> None:
-    for name in ("skeleton", "layout", "image_size_hw"):
+    for name in ("skeleton", "layout", "image_size_hw", "frame_s"):
         if getattr(training, name) != getattr(unlabelled, name):
             raise ValueError(
                 f"{unlabelled.directory}: its {name} is not that of the training records {training.directory}; "

@@ -155,6 +155,21 @@ def _kick(rng: np.random.Generator, time_s: np.ndarray, posture: Curves) -> Curv
     return {"ankles": ankles, "wrists": wrists}
 
 
+def _behind(rng: np.random.Generator, time_s: np.ndarray, posture: Curves) -> Curves:
+    """Hands go behind the back or the head, where no camera sees them, and come back."""
+    gone = keys(rng, time_s, (0.0, 0.0), (1.0, 1.0), hold_s=0.8, extremes=True)
+    wrists, elbows = posture["wrists"].copy(), posture["elbows"].copy()
+    for side in range(2):
+        if rng.random() < 0.6:  # the small of the back
+            hidden, elbow = [rng.uniform(-0.3, 0.0), rng.uniform(-0.75, -0.6), rng.uniform(-0.4, -0.25)], 1.0
+        else:  # the back of the head
+            hidden, elbow = [rng.uniform(-0.25, 0.0), rng.uniform(0.25, 0.45), rng.uniform(-0.35, -0.2)], 1.5
+        columns, away = slice(3 * side, 3 * side + 3), gone[:, side : side + 1]
+        wrists[:, columns] += away * (np.array(hidden) - wrists[:, columns])
+        elbows[:, side] += away[:, 0] * (elbow - elbows[:, side])
+    return {"wrists": wrists, "elbows": elbows}
+
+
 def _stand(rng: np.random.Generator, time_s: np.ndarray, posture: Curves) -> Curves:
     hips = [rng.uniform(-0.2, 0.05), rng.uniform(-0.65, -0.5), rng.uniform(0.1, 0.35)]
     folded = {"wrists": np.tile(hips * 2, (len(time_s), 1)), "elbows": np.full_like(posture["elbows"], 1.2)}
@@ -174,6 +189,7 @@ ACTIVITIES: dict[str, Callable[[np.random.Generator, np.ndarray, Curves], Curves
     "talk": _talk,
     "stretch": _stretch,
     "kick": _kick,
+    "behind": _behind,
     "stand": _stand,
 }
 
