@@ -2,8 +2,8 @@
 
 People who are rendered in the loop, 30 frames a second, clips of 16 frames. Validation: other people in other rooms.
 Test: other people in other rooms who do what no training clip shows (kick, wave, squat).
-Command:   python -m epfv2_jax.train --config configs/synthetic.py:SIZE[-ABLATION]
-           SIZE: cpu or gpu. ABLATION: no_temporal, no_projection, keypoints, no_auxiliary, no_uncertainty, headset_only
+Command:   python -m epfv2_jax.train --config configs/synthetic.py:cpu[-ABLATION]
+           or :gpu; ABLATION: no_temporal, no_projection, keypoints, no_auxiliary, no_uncertainty, headset_only
 Hardware:  cpu: 2 cores of a busy virtual machine; gpu: one H100
 Time:      cpu: not measured; gpu: not measured
 Score:     docs/synthetic.md

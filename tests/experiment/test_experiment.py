@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import json
 import pathlib
+import types
 
 import jax
 import numpy as np
@@ -303,3 +304,11 @@ def test_recipes_with_imported_encoders_take_a_step_at_reduced_size(args):
     before, after = take_two_steps(experiment.parse(recipe(*args)), (32, 32), 2)
     assert moved(before.params["encoder"], after.params["encoder"])
     assert moved(before.params["refinement_head"], after.params["refinement_head"])
+
+
+@pytest.mark.parametrize(("name", "other"), [("frame_s", 1 / 10), ("image_size_hw", (8, 8))])
+def test_pseudo_labelled_records_of_another_kind_are_refused(name, other):
+    kind = {"skeleton": skeleton.EGOBODY3M, "layout": layout.EGOBODY3M, "image_size_hw": (16, 16), "frame_s": 1 / 30}
+    training = types.SimpleNamespace(directory="labelled", **kind)
+    with pytest.raises(ValueError, match=f"unlabelled: its {name} is not that of the training records labelled"):
+        data._check_same_kind(training, types.SimpleNamespace(directory="unlabelled", **{**kind, name: other}))
