@@ -39,7 +39,7 @@ DATA = {
         },
         "conversion": {"image_size_hw": (32, 32), "record_frames": 8, "poor_calibration": "keep"},
     },
-    "data": {"source": "records", "clip_frames": 4, "batch_size": 4, "warmup": None},
+    "data": {"source": "records", "clip_frames": 4, "batch_size": 4},
     "step": {"steps": 40},
     "loop": {"log_every": 2, "evaluate_every": 20, "checkpoint_every": 4},
     "evaluation": {"clip_frames": 8, "pictures": 1},
@@ -64,7 +64,8 @@ def fork(tmp_path_factory) -> pathlib.Path:
             text[:first_import] + f"{statement}\n" + text[first_import:table] + f"    {entry}\n" + text[table:]
         )
     recipe = (folder / "configs" / "pooled.py").read_text()
-    shortened = recipe.replace("    return config", f"    config.update({DATA!r})\n    return config")
+    changed = f"    config.data.warmup = None\n    config.update({DATA!r})\n    return config"
+    shortened = recipe.replace("    return config", changed)
     assert shortened != recipe
     (folder / "configs" / "pooled.py").write_text(shortened)
     return folder

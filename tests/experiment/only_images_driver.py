@@ -71,7 +71,7 @@ def main() -> None:
         data=DataConfig(source="synthetic", clip_frames=1, batch_size=32, read_threads=1),
         augment=AugmentConfig(mirror_pairs=True, noise=0.0, blur_px=0.0, view_dropout=view_dropout),
         model=EPFv2Config(encoder="tiny", window=2, local_contrast=0.2),
-        optimizer=OptimizerConfig(warmup_steps=20, learning_rate=2e-3),
+        optimizer=OptimizerConfig(kind="muon", warmup_steps=20, learning_rate=2e-3),
         step=StepConfig(steps=steps, ema_decay=0.98),
     )
     mesh, paint = sharding.make_mesh(config.mesh), jax.jit(stream.Painter(SIZE))
