@@ -5,8 +5,8 @@ Test: other people in other rooms who do what no training clip shows (kick, wave
 Command:   python -m epfv2_jax.train --config configs/synthetic.py:cpu[-ABLATION]
            or :gpu; ABLATION: no_temporal, no_projection, keypoints, no_auxiliary, no_uncertainty, headset_only
 Hardware:  cpu: 2 cores of a busy virtual machine; gpu: one H100
-Time:      cpu: not measured; gpu: not measured
-Score:     docs/synthetic.md
+Time:      not yet measured
+Score:     not yet measured
 """
 
 from ml_collections import ConfigDict
