@@ -2,9 +2,9 @@
 
 Only the people of validation and test become files; of the people that it learns from, no image comes twice.
 Command:   python -m epfv2_jax.train --config configs/quickstart.py[:headset_only]
-Hardware:  2 cores of a busy virtual machine with 4 cores and 23 GiB
-Time:      TIME
-Score:     SCORE
+Hardware:  a virtual machine with 2 cores and 24 GiB
+Time:      9.6 minutes
+Score:     MPJPE 6.41 cm on 20 held-out people, mean pose 20.54 (README.md)
 """
 
 from ml_collections import ConfigDict
