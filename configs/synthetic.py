@@ -69,6 +69,7 @@ def get_config(variant: str = "cpu") -> ConfigDict:
             "frame_step": 1,
             "image_width": size["image_width"],
             "clips_per_person": 16,
+            "left_out_activities": (),
             "held_out_activities": ("kick", "wave", "squat"),
         },
         "conversion": {"image_size_hw": (size["image_size"],) * 2, "record_frames": 96},

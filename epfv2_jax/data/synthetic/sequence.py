@@ -76,11 +76,14 @@ def activities(config: SyntheticConfig, split: str) -> list[str]:
     """Returns the procedural activities of a split.
 
     Raises:
-      ValueError: an activity to hold out is unknown, or none is left to train on.
+      ValueError: an activity to leave or hold out is unknown, or none is left to train on.
     """
+    shown = [name for name in ACTIVITIES if name not in config.left_out_activities]
+    for name in config.left_out_activities:
+        checks.one_of(ACTIVITIES, left_out_activities=name)
     for name in config.held_out_activities:
-        checks.one_of(ACTIVITIES, held_out_activities=name)
-    seen = [name for name in ACTIVITIES if name not in config.held_out_activities]
+        checks.one_of(shown, held_out_activities=name)
+    seen = [name for name in shown if name not in config.held_out_activities]
     checks.not_empty("held_out_activities: what is left to train on", seen, "hold out fewer")
     return list(config.held_out_activities or seen) if split == "test" else seen
 

@@ -105,12 +105,18 @@ def test_held_out_activities_are_shown_by_test_sequences_alone():
     config = SyntheticConfig(held_out_activities=("kick", "wave"))
     assert set(sequence.activities(config, "test")) == {"kick", "wave"}
     for split in ("train", "validation"):
-        assert set(sequence.activities(config, split)) == set(activities.ACTIVITIES) - {"kick", "wave"}
-    assert set(sequence.activities(SyntheticConfig(), "test")) == set(activities.ACTIVITIES)
+        assert set(sequence.activities(config, split)) == set(activities.ACTIVITIES) - {"kick", "wave", "behind"}
+    assert set(sequence.activities(SyntheticConfig(), "test")) == set(activities.ACTIVITIES) - {"behind"}
+    everything = SyntheticConfig(left_out_activities=())
+    assert set(sequence.activities(everything, "test")) == set(activities.ACTIVITIES)
+    with pytest.raises(ValueError, match=r"left_out_activities.*'jump'"):
+        sequence.activities(SyntheticConfig(left_out_activities=("jump",)), "train")
     with pytest.raises(ValueError, match=r"held_out_activities.*'jump'"):
         sequence.activities(SyntheticConfig(held_out_activities=("jump",)), "train")
     with pytest.raises(ValueError, match="hold out fewer"):
-        sequence.activities(SyntheticConfig(held_out_activities=tuple(activities.ACTIVITIES)), "train")
+        sequence.activities(
+            SyntheticConfig(left_out_activities=(), held_out_activities=tuple(activities.ACTIVITIES)), "train"
+        )
     seated = SyntheticConfig(frames=20, held_out_activities=("sit",))
     heights = [
         sequence.sample_sequence(seated, split, i).clip.root_position_m[:, 1].min()
