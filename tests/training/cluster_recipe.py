@@ -21,7 +21,8 @@ def get_config(folder: str) -> ConfigDict:
         "head_width": 16,
         "window": 4,
     }
-    config.optimizer = {"learning_rate": 1e-3, "warmup_steps": 5}
+    # Low: the tests compare losses to rounding, and each step of Adam makes more of the rounding before it.
+    config.optimizer = {"learning_rate": 1e-4, "warmup_steps": 5}
     config.step = {"steps": STEPS, "ema_decay": 0.9}
     config.mesh = {"fsdp": 1, "min_shard_size": 64}
     config.loop = {"log_every": 1, "evaluate_every": 10, "checkpoint_every": 4}

@@ -159,20 +159,14 @@ def undisturbed(folder) -> Run:
     return run
 
 
-def assert_losses_agree(run: Run, other: Run) -> None:
-    """The first steps to rounding; later ones as far as Adam, which makes much of small gradients, leaves them."""
-    losses = np.array([[r.losses()[step] for step in range(1, cluster_recipe.STEPS + 1)] for r in (run, other)])
-    np.testing.assert_allclose(losses[0, :5], losses[1, :5], rtol=1e-5)
-    np.testing.assert_allclose(losses[0], losses[1], rtol=2e-3)
-
-
 @pytest.mark.parametrize("processes, devices, fsdp", [(2, 2, 1), (2, 2, 4), (1, 4, 1), (1, 4, 4)])
 def test_all_layouts_give_the_same_losses(folder, undisturbed, processes, devices, fsdp):
     run = Run(folder, f"layout_{processes}_{devices}_{fsdp}")
     slurm = (processes, fsdp) == (2, 4)
     run.start(processes, devices, f"--config.mesh.fsdp={fsdp}", "--profile=2", slurm=slurm)
     assert run.wait() == [0] * processes, run.log()
-    assert_losses_agree(run, undisturbed)
+    steps = range(1, cluster_recipe.STEPS + 1)
+    np.testing.assert_allclose([run.losses()[s] for s in steps], [undisturbed.losses()[s] for s in steps], rtol=1e-5)
     assert list((run.directory / "profile").rglob("*.xplane.pb"))
     (start, *_) = goodput.read(run.directory / "goodput.jsonl")
     assert (start["processes"], start["devices"]) == (processes, processes * devices)
@@ -196,7 +190,8 @@ def test_a_run_moved_about_sees_every_clip_once_an_epoch_and_learns_the_same(fol
     assert len(epochs) == 3
     for epoch in epochs:
         assert sorted(epoch) == list(range(clips))
-    assert_losses_agree(run, undisturbed)
+    steps = range(1, cluster_recipe.STEPS + 1)
+    np.testing.assert_allclose([run.losses()[s] for s in steps], [undisturbed.losses()[s] for s in steps], rtol=1e-4)
     starts = [line for line in goodput.read(run.directory / "goodput.jsonl") if line["event"] == "start"]
     assert [line["lost_steps"] for line in starts] == [0, 0, 0, 0] and starts[1]["down_s"] > 0
 
@@ -221,4 +216,5 @@ def test_a_lost_process_ends_the_others_and_the_run_goes_on_from_the_last_whole_
     run.start(2, 2)
     assert run.wait() == [0, 0], run.log()
     assert f"{checkpoints.LATEST}/{newest} cannot be read" in run.log() and "going back to step" in run.log()
-    assert_losses_agree(run, undisturbed)
+    steps = range(1, cluster_recipe.STEPS + 1)
+    np.testing.assert_allclose([run.losses()[s] for s in steps], [undisturbed.losses()[s] for s in steps], rtol=1e-5)
