@@ -99,7 +99,7 @@ def test_a_toy_model_lives_a_whole_life(fork):
     with log.open("w") as output:
         command = [sys.executable, "-m", *train]
         killed = subprocess.Popen(command, cwd=fork, env=ENVIRONMENT, stdout=output, stderr=subprocess.STDOUT)
-        while not any(latest.glob("[0-9]*/commit_success.txt")):
+        while not any(latest.glob("[0-9]*/checksums.json")):
             assert killed.poll() is None and time.monotonic() < limit, log.read_text()
             time.sleep(0.02)
         killed.send_signal(signal.SIGKILL)

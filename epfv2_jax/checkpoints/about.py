@@ -11,7 +11,7 @@ from epfv2_jax.geometry.layout import RigLayout
 from epfv2_jax.geometry.skeleton import Skeleton
 
 #: Checkpoints of another version are not read: their configuration differs.
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 class ForeignCheckpointError(ValueError):

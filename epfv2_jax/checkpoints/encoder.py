@@ -1,15 +1,16 @@
 """Imported encoder weights: a directory that training can start from."""
 
+import os
 import pathlib
 import tempfile
 from collections.abc import Mapping
 from typing import Any
 
 import orbax.checkpoint as ocp
-from etils import epath
 
 import epfv2_jax
 from epfv2_jax.checkpoints import storage
+from epfv2_jax.core import checks, files
 
 
 def save_encoder(
@@ -22,16 +23,17 @@ def save_encoder(
     Raises:
       ValueError: `directory` exists.
     """
-    root = epath.Path(directory).resolve()
+    root = files.resolve(directory)
     if root.exists():
         raise ValueError(f"{root}: exists, and nothing is overwritten; give a new directory, or remove this one")
     meta = {"encoder": name, "version": epfv2_jax.__version__, **meta}
     args = ocp.args.Composite(model=ocp.args.StandardSave(variables), meta=ocp.args.JsonSave(meta))
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{root.name}.", dir=root.parent) as scratch:
-        unfinished = epath.Path(scratch) / root.name
+        unfinished = files.resolve(scratch) / root.name
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as writer:
             writer.save(unfinished, args=args)
+        storage.seal(unfinished, sorted(path.name for path in unfinished.iterdir()))
         unfinished.rename(root)
 
 
@@ -39,11 +41,12 @@ def load_encoder(directory: str | pathlib.Path) -> tuple[str, Any, dict[str, Any
     """Returns (name, variables as numpy arrays, meta) of an encoder that `save_encoder` wrote.
 
     Raises:
-      ValueError: `directory` holds no imported encoder.
+      ValueError: `directory` holds no imported encoder, or one that has changed since it was written.
     """
-    root = epath.Path(directory).resolve()
+    root = files.resolve(directory)
     if not ((root / "model").exists() and (root / "meta").exists()):
         raise ValueError(f"{root}: no imported encoder here; give the directory that import_weights wrote")
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
-        meta = reader.restore(root, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+    with checks.naming(os.fspath(root), remedy="import the weights again"):
+        storage.verify(root)
+    meta = storage.read_meta(root)
     return meta["encoder"], storage.read_item(root / "model"), meta

@@ -1,6 +1,6 @@
 """Writes the checkpoints of a run and restores them.
 
-Saving is asynchronous. A step that cannot be read is moved aside, and the one before it is used.
+Saving is asynchronous. A step that is not whole is moved aside, and the one before it is used.
 """
 
 import logging
@@ -8,15 +8,13 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from etils import epath
 from jax.experimental import multihost_utils
 
 from epfv2_jax.checkpoints import storage
 from epfv2_jax.checkpoints.about import About, ForeignCheckpointError
-from epfv2_jax.core import multihost
+from epfv2_jax.core import files, multihost
 
 _log = logging.getLogger(__name__)
 
@@ -42,21 +40,23 @@ class CheckpointWriter:
           keep: number of latest checkpoints to keep.
           changeable: dotted keys, or groups of keys, of the run's configuration that may differ from a checkpoint's.
         """
-        self._directory = epath.Path(directory).resolve()
+        self._directory = files.resolve(directory)
         self._about, self._keep, self._changeable = about, keep, changeable
-        self._latest = storage.open_manager(self._directory / storage.LATEST, keep)
-        self._best = storage.open_manager(self._directory / storage.BEST, 1)
-        self._best_value = None
-        try:
-            if (step := self._best.latest_step()) is not None:
-                self._best_value = storage.read_meta(self._best, step)["best_value"]
-        except Exception as error:  # a damaged file may raise anything
-            consequence = "there is no best checkpoint until the next evaluation"
-            self._best = self._set_aside(self._best, storage.BEST, {step: error}, consequence)
+        self._latest = storage.Steps(self._directory / storage.LATEST, keep)
+        self._best = storage.Steps(self._directory / storage.BEST, 1)
+        self._best_step, self._best_value = None, None
+        for step in storage.all_steps(self._best.directory)[:1]:
+            try:
+                self._check_whole(self._best, step)
+                self._best_value = float(storage.read_meta(self._best.directory / str(step))["best_value"])
+                self._best_step = step
+            except Exception as error:  # a damaged file may raise anything
+                consequence = "there is no best checkpoint until the next evaluation"
+                self._best = self._set_aside(self._best, 1, {step: error}, consequence)
 
     def latest_step(self) -> int | None:
-        """Returns the newest committed step, or None before the first."""
-        return max(storage.committed_steps(self._directory / storage.LATEST), default=None)
+        """Returns the newest whole step, or None before the first."""
+        return next(iter(storage.sealed_steps(self._latest.directory)), None)
 
     def save(self, step: int, state: Any, variables: Any, position: Mapping[str, Any]) -> None:
         """Starts saving `state`, the inference `variables` and the data `position` (JSON-ready) under `step`."""
@@ -65,68 +65,65 @@ class CheckpointWriter:
             model=ocp.args.StandardSave(variables),
             meta=ocp.args.JsonSave({**self._about.to_meta(), "position": dict(position)}),
         )
-        self._latest.save(step, args=args, force=True)
+        self._latest.save(step, args)
 
     def save_if_best(self, step: int, variables: Any, value: float, metrics: Mapping[str, float]) -> bool:
         """Returns whether `value` (lower is better) beats every earlier one; if so keeps the variables as the best."""
         if not np.isfinite(value) or (self._best_value is not None and value >= self._best_value):
             return False
-        if self._best.latest_step() is not None and step <= self._best.latest_step():
-            self._best.delete(self._best.latest_step())
+        if self._best_step is not None and step <= self._best_step:
+            self._best.wait()
+            self._best.delete(self._best_step)
         args = ocp.args.Composite(
             model=ocp.args.StandardSave(variables),
             meta=ocp.args.JsonSave({**self._about.to_meta(), "best_value": float(value), "metrics": dict(metrics)}),
         )
-        self._best.save(step, args=args, force=True)
-        self._best_value = float(value)
+        self._best.save(step, args)
+        self._best_step, self._best_value = step, float(value)
         return True
 
     def restore(self, abstract_state: Any) -> tuple[Any, dict[str, Any]]:
         """Returns (state, meta) of the newest readable step, laid out as `abstract_state` (shapes, dtypes, shardings).
 
-        The shardings are those of the current run, not of the run that saved the step. Steps that were not committed or
+        The shardings are those of the current run, not of the run that saved the step. Steps that are not whole or
         cannot be read are moved to `damaged` next to the others, with a warning, once an older step has been read.
 
         Raises:
           ValueError: the checkpoint was made with another configuration (the message lists the keys that differ), or
             none can be read.
         """
-        committed = storage.committed_steps(self._directory / storage.LATEST)
         damaged: dict[int, Exception] = {}
-        for step in sorted(self._latest.all_steps(), reverse=True):
+        for step in storage.all_steps(self._latest.directory):
             try:
-                if step not in committed:
-                    raise ValueError(f"{storage.COMMIT_MARKER} is missing: the step was not written completely")
-                meta = storage.read_meta(self._latest, step)
-                self._check_experiment(step, meta)
-                _try_reading(self._directory / storage.LATEST / str(step) / "state")
-                args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state))
-                state = self._latest.restore(step, args=args)["state"]
+                self._check_experiment(step)
+                self._check_whole(self._latest, step)
+                meta = storage.read_meta(self._latest.directory / str(step))
+                state = self._latest.restore_state(step, abstract_state)
             except ForeignCheckpointError:
                 raise
             except Exception as error:  # a damaged file may raise anything
                 damaged[step] = error
                 continue
             if damaged:
-                self._latest = self._set_aside(self._latest, storage.LATEST, damaged, f"going back to step {step}")
+                self._latest = self._set_aside(self._latest, self._keep, damaged, f"going back to step {step}")
             return state, meta
         reasons = "; ".join(f"step {step}: {_first_line(error)}" for step, error in damaged.items())
-        raise ValueError(f"{self._directory / storage.LATEST}: no checkpoint can be read ({reasons})") from next(
+        raise ValueError(f"{self._latest.directory}: no checkpoint can be read ({reasons})") from next(
             iter(damaged.values()), None
         )
 
     def wait(self) -> None:
         """Waits until all that was saved is committed."""
-        for manager in (self._latest, self._best):
-            manager.wait_until_finished()
+        for steps in (self._latest, self._best):
+            steps.wait()
 
     def close(self) -> None:
-        """Waits for pending saves and releases the managers."""
-        self.wait()
-        for manager in (self._latest, self._best):
-            manager.close()
+        """Waits as `wait` does and releases what Orbax holds."""
+        for steps in (self._latest, self._best):
+            steps.close()
 
-    def _check_experiment(self, step: int, meta: Mapping[str, Any]) -> None:
+    def _check_experiment(self, step: int) -> None:
+        meta = storage.read_meta(self._latest.directory / str(step))
         about = About.from_meta(meta, f"{self._directory}: step {step}")
         differing = [
             (key, old, new)
@@ -140,14 +137,25 @@ class CheckpointWriter:
                 "the run another output_dir, or restore the old values"
             )
 
+    def _check_whole(self, steps: storage.Steps, step: int) -> None:
+        """Raises ValueError in all processes if the first finds that a step is not as it was written."""
+        failure = ""
+        if multihost.is_first():
+            try:
+                storage.verify(steps.directory / str(step))
+            except (ValueError, OSError) as error:
+                failure = _first_line(error)
+        if multihost_utils.broadcast_one_to_all(np.asarray(bool(failure))):
+            raise ValueError(failure or "process 0 finds it damaged")
+
     def _set_aside(
-        self, manager: ocp.CheckpointManager, name: str, damaged: Mapping[int, Exception], consequence: str
-    ) -> ocp.CheckpointManager:
-        """Moves the damaged steps aside and returns a new manager of the others."""
-        manager.close()
+        self, steps: storage.Steps, keep: int, damaged: Mapping[int, Exception], consequence: str
+    ) -> storage.Steps:
+        """Moves the damaged steps aside and returns the others."""
+        steps.close()
         for step, error in damaged.items():
-            path = self._directory / name / str(step)
-            aside = self._directory / storage.DAMAGED / f"{name}_{step}"
+            path = steps.directory / str(step)
+            aside = self._directory / storage.DAMAGED / f"{steps.directory.name}_{step}"
             if multihost.is_first():
                 _log.warning(
                     "checkpoint %s cannot be read (%s): moved to %s; %s", path, _first_line(error), aside, consequence
@@ -156,22 +164,8 @@ class CheckpointWriter:
                 if aside.exists():
                     aside.rmtree()
                 path.rename(aside)
-        multihost_utils.sync_global_devices(f"set aside {name}")
-        return storage.open_manager(self._directory / name, self._keep if name == storage.LATEST else 1)
-
-
-def _try_reading(item: epath.Path) -> None:
-    """Raises in all processes if the first cannot read `item`: one that fails alone would leave the others waiting."""
-    if jax.process_count() == 1:
-        return  # the restore itself raises
-    failure = ""
-    if multihost.is_first():
-        try:
-            storage.read_item(item, alone=True)
-        except Exception as error:  # a damaged file may raise anything
-            failure = _first_line(error) or type(error).__name__
-    if multihost_utils.broadcast_one_to_all(np.asarray(bool(failure))):
-        raise ValueError(failure or "process 0 cannot read it")
+        multihost_utils.sync_global_devices(f"set aside {steps.directory.name}")
+        return storage.Steps(steps.directory, keep)
 
 
 def _first_line(error: Exception) -> str:

@@ -1,11 +1,13 @@
 """Files that appear whole or not at all, and hashes of what is in them."""
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
 import pathlib
 import tempfile
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -79,6 +81,31 @@ def sha256(path: str | os.PathLike) -> str:
     """Returns the SHA-256 of a file as hex digits."""
     with epath.Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def crc32(path: str | os.PathLike) -> int:
+    """Returns the CRC-32 of a file: it finds damage, at a fraction of the time of a SHA-256."""
+    value = 0
+    with epath.Path(path).open("rb") as file:
+        while chunk := file.read(1 << 20):
+            value = zlib.crc32(chunk, value)
+    return value
+
+
+class _LocalPath(type(epath.Path("."))):
+    """A local path in which `[`, `*` and `?` are plain characters: only the argument of `glob` is a pattern."""
+
+    def glob(self, pattern: str) -> Iterator["_LocalPath"]:
+        for found in glob.glob(os.path.join(glob.escape(os.fspath(self)), pattern)):
+            yield type(self)(found)
+
+
+def resolve(path: str | os.PathLike) -> epath.Path:
+    """Returns the absolute path of a file or folder on disk or in an object store.
+
+    Give it to libraries that take an `epath.Path`: its names may hold any character.
+    """
+    return epath.Path(path) if is_remote(path) else _LocalPath(os.path.realpath(path))
 
 
 def is_remote(path: str | os.PathLike) -> bool:

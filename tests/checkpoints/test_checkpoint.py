@@ -2,14 +2,16 @@
 
 import dataclasses
 import json
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 
 from epfv2_jax import checkpoints, models
-from epfv2_jax.checkpoints import About, CheckpointWriter, encoder
+from epfv2_jax.checkpoints import About, CheckpointWriter, encoder, storage
 from epfv2_jax.checkpoints import about as about_lib
 from epfv2_jax.core import config as config_lib
 from epfv2_jax.geometry import layout as layouts
@@ -98,7 +100,7 @@ def halve(step):
 
 
 def uncommit(step):
-    (step / "commit_success.txt").unlink()
+    (step / "checksums.json").unlink()
 
 
 def lose_meta(step):
@@ -124,6 +126,80 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(tmp_path, 
     last = CheckpointWriter(tmp_path, about())
     jax.tree.map(np.testing.assert_array_equal, last.restore(abstract(state_at(0)))[0], state_at(20))
     last.close()
+
+
+def test_every_flipped_bit_is_found_and_the_step_before_is_used(tmp_path, variables, caplog):
+    writer = CheckpointWriter(tmp_path, about())
+    for step in (1, 2):
+        writer.save(step, state_at(step), variables, {"next_step": step})
+    writer.close()
+    newest = tmp_path / checkpoints.LATEST / "2"
+    everything = sorted(p for p in newest.rglob("*") if p.is_file() and p.stat().st_size)
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        path = everything[rng.integers(len(everything))]
+        data = bytearray(whole := path.read_bytes())
+        data[rng.integers(len(data))] ^= 1 << rng.integers(8)
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match=None if path.name == storage.SEAL else re.escape(path.name)):
+            storage.verify(epath.Path(newest))
+        path.write_bytes(whole)
+    storage.verify(epath.Path(newest))
+
+    path = largest_file(newest / "model")
+    path.write_bytes(path.read_bytes()[:-1] + b"\0")
+    trained = checkpoints.load(tmp_path)
+    assert trained.step == 1 and f"{newest}: model/" in caplog.text and "latest/1 is used instead" in caplog.text
+    again = CheckpointWriter(tmp_path, about())
+    assert int(again.restore(abstract(state_at(0)))[0]["step"]) == 1
+    assert f"{newest} cannot be read" in caplog.text and "going back to step 1" in caplog.text
+    again.close()
+
+
+def test_a_model_with_no_whole_step_is_refused_by_the_reason(tmp_path, variables):
+    writer = CheckpointWriter(tmp_path, about())
+    writer.save(1, state_at(1), variables, {"next_step": 1})
+    writer.close()
+    largest_file(tmp_path / checkpoints.LATEST / "1" / "model").unlink()
+    with pytest.raises(ValueError, match=r"no checkpoint can be read; .*latest/1: model/\S+ is missing"):
+        checkpoints.load(tmp_path)
+
+
+@pytest.mark.parametrize("without_marker", [(1,), (2,), (1, 3), (2, 3), (1, 2, 3)])
+def test_steps_that_other_versions_of_orbax_wrote_count(tmp_path, variables, caplog, without_marker):
+    writer = CheckpointWriter(tmp_path, about(), keep=3)
+    for step in (1, 2, 3):
+        writer.save(step, state_at(step), variables, {"next_step": step})
+    writer.close()
+    for step in without_marker:  # as Orbax 0.11 leaves them
+        folder = tmp_path / checkpoints.LATEST / str(step)
+        markers = list(folder.rglob("commit_success.txt"))
+        sealed = json.loads((folder / storage.SEAL).read_text())["files"]
+        for marker in markers:
+            marker.unlink()
+            sealed = [entry for entry in sealed if entry["path"] != marker.relative_to(folder).as_posix()]
+        (folder / storage.SEAL).write_text(json.dumps({"files": sealed}))
+    again = CheckpointWriter(tmp_path, about(), keep=3)
+    assert again.latest_step() == 3
+    assert int(again.restore(abstract(state_at(0)))[0]["step"]) == 3
+    again.save(4, state_at(4), variables, {"next_step": 4})
+    again.close()
+    assert storage.sealed_steps(epath.Path(tmp_path / checkpoints.LATEST)) == [4, 3, 2]
+    assert checkpoints.load(tmp_path).step == 4 and not caplog.text
+
+
+@pytest.mark.parametrize("name", ["run [v2]", "a*b?", "50% #3", "läuft", "[0-9]"])
+def test_a_run_may_have_any_name(tmp_path, variables, name):
+    directory = tmp_path / name
+    writer = CheckpointWriter(directory, about())
+    writer.save(1, state_at(1), variables, {"next_step": 1})
+    writer.save_if_best(1, variables, 5.0, {})
+    writer.close()
+    again = CheckpointWriter(directory, about())
+    assert again.latest_step() == 1 and int(again.restore(abstract(state_at(0)))[0]["step"]) == 1
+    again.close()
+    assert checkpoints.load(directory).kind == "best"
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_nothing_is_moved_where_nothing_can_be_read(tmp_path, variables):
@@ -224,7 +300,7 @@ def test_a_checkpoint_of_another_format_is_refused_by_its_number(tmp_path, varia
         patched.setattr(about_lib, "FORMAT_VERSION", 1)
         writer.save(1, state_at(1), variables, {"next_step": 1})
         writer.close()
-    message = r"latest/1: checkpoint of format 1, this version reads 2; train again"
+    message = r"latest/1: checkpoint of format 1, this version reads 3; train again"
     with pytest.raises(checkpoints.ForeignCheckpointError, match=message):
         checkpoints.load(tmp_path)
     writer = CheckpointWriter(tmp_path, about())
@@ -283,3 +359,13 @@ def test_an_encoder_is_never_there_in_part(tmp_path, monkeypatch):
         checkpoints.load_encoder(tmp_path / "weights")
     checkpoints.save_encoder(tmp_path / "weights", "resnet18", ENCODER, {})
     jax.tree.map(np.testing.assert_array_equal, checkpoints.load_encoder(tmp_path / "weights")[1], ENCODER)
+
+
+def test_an_encoder_that_has_changed_is_refused(tmp_path):
+    checkpoints.save_encoder(tmp_path / "weights", "resnet18", ENCODER, {})
+    path = largest_file(tmp_path / "weights" / "model")
+    path.write_bytes(path.read_bytes()[:-1] + b"\0")
+    with pytest.raises(
+        ValueError, match=r"weights: model/.*has changed since it was written; import the weights again"
+    ):
+        checkpoints.load_encoder(tmp_path / "weights")
