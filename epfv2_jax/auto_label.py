@@ -20,7 +20,7 @@ def parser() -> cli.Parser:
 
 def run(args: argparse.Namespace) -> None:
     """Runs the recipe, and prints the comparison."""
-    from epfv2_jax.core import compile_cache
+    from epfv2_jax.core import compile_cache, multihost
     from epfv2_jax.experiment import recipe
     from epfv2_jax.experiment.config import AutoLabelConfig
 
@@ -30,6 +30,7 @@ def run(args: argparse.Namespace) -> None:
         return
     from epfv2_jax.experiment import auto_label, summary
 
+    multihost.join(distributed=False)
     compile_cache.enable()
     print(summary.of_comparison(auto_label.auto_label(config), config.comparison))
 

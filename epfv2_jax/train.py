@@ -5,8 +5,10 @@ command again resumes from the newest checkpoint in the recipe's output director
 number of processes. On several hosts give every process the same command and --distributed (TPU slices, SLURM), or
 where to find process 0, how many there are and which this is; all must reach the data and the output directory.
 
-Exit codes: 0 done; 1 an error; 2 wrong usage; 75 SIGTERM came to one of the processes: all saved the same step, start
-them again.
+Ctrl-C saves the state and stops; pressed again, it stops at once.
+
+Exit codes: 0 done; 1 an error; 2 wrong usage; 75 SIGTERM or Ctrl-C came to one of the processes: all saved the same
+step, start them again; 130 stopped without saving.
 """
 
 import argparse
@@ -40,9 +42,7 @@ def run(args: argparse.Namespace) -> None:
         print(recipe.describe(config))
         return
     with multihost.ends_together(), exits.one_line_errors():
-        explicit = (args.coordinator_address, args.num_processes, args.process_id)
-        if args.distributed or explicit != (None, None, None):
-            multihost.connect(*explicit)
+        multihost.join(args.distributed, args.coordinator_address, args.num_processes, args.process_id)
         compile_cache.enable()
         result = train.train_and_evaluate(config, started=epfv2_jax.IMPORTED, profile_steps=args.profile)
         if multihost.is_first():

@@ -12,6 +12,8 @@ USAGE = 2
 PARTIAL = 3
 #: The run was told to stop and saved its state: start the same command again (EX_TEMPFAIL).
 PREEMPTED = 75
+#: Ctrl-C: stopped at once.
+INTERRUPTED = 130
 
 #: The extra that installs an optional library.
 EXTRAS = {
@@ -48,7 +50,8 @@ def usage() -> Iterator[None]:
 def one_line_errors() -> Iterator[None]:
     """Turns foreseen exceptions of the block into one line and a SystemExit with the exit code.
 
-    Foreseen are ValueError, OSError, FloatingPointError (training diverged), the ImportError of an extra and Preempted.
+    Foreseen are ValueError, OSError, FloatingPointError (training diverged), the ImportError of an extra, Preempted and
+    KeyboardInterrupt.
     All others are bugs and keep their traceback.
     """
     try:
@@ -56,6 +59,8 @@ def one_line_errors() -> Iterator[None]:
     except Preempted as notice:
         print(notice, flush=True)
         raise SystemExit(PREEMPTED) from notice
+    except KeyboardInterrupt as error:
+        _end(INTERRUPTED, "interrupted; what is published stays, and the same command goes on from there", error)
     except UsageError as error:
         _end(USAGE, str(error), error)
     except (ValueError, OSError, FloatingPointError) as error:
@@ -67,6 +72,6 @@ def one_line_errors() -> Iterator[None]:
         _end(ERROR, f"{error}; it comes with the extra: pip install 'epfv2_jax[{EXTRAS[library]}]'", error)
 
 
-def _end(code: int, message: str, error: Exception) -> None:
+def _end(code: int, message: str, error: BaseException) -> None:
     print(f"error: {message}", file=sys.stderr, flush=True)
     raise SystemExit(code) from error

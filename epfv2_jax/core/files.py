@@ -1,11 +1,14 @@
 """Files that appear whole or not at all, and hashes of what is in them."""
 
 import contextlib
+import fcntl
 import glob
 import hashlib
 import json
+import logging
 import os
 import pathlib
+import platform
 import tempfile
 import zlib
 from collections.abc import Iterator
@@ -14,6 +17,8 @@ from typing import Any
 from etils import epath
 
 from epfv2_jax.core import checks
+
+_log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -27,6 +32,36 @@ def publishing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as own:
         yield pathlib.Path(own) / path.name
         os.replace(pathlib.Path(own) / path.name, path)
+
+
+@contextlib.contextmanager
+def owning(directory: str | os.PathLike, remedy: str) -> Iterator[None]:
+    """Holds a directory on disk, made where absent, for this process, until the block or the process ends.
+
+    The lock is a record lock of the system on `.lock`: it goes with its process, however that dies, and holds between
+    machines where the file system passes locks on (NFS does). Object stores have no such locks: nothing is held there.
+
+    Raises:
+      ValueError: another process holds it; the message names that process and the remedy.
+    """
+    if is_remote(directory):
+        yield
+        return
+    path = pathlib.Path(directory) / ".lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            file.seek(0)
+            holder = file.read(200).strip() or "another process"
+            raise ValueError(f"{directory}: {holder} writes here; {remedy}") from error
+        except OSError as error:
+            _log.warning("%s: this file system has no locks (%s); start nothing twice", directory, error)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}\n")
+        file.flush()
+        yield
 
 
 def write_atomic(path: str | os.PathLike, data: bytes) -> None:

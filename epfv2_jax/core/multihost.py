@@ -73,6 +73,23 @@ def connect(
     )
 
 
+def join(distributed: bool, *explicit: str | int | None, environment: Mapping[str, str] = os.environ) -> None:
+    """Connects this process to the others where the flags say that there are some; `explicit`: as for `connect`.
+
+    Raises:
+      ValueError: as `connect`, or srun started several processes of which each would be a run of its own.
+    """
+    if distributed or any(value is not None for value in explicit):
+        connect(*explicit, environment=environment)
+        return
+    for name in ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"):
+        if (number := environment.get(name, "1")).isdigit() and int(number) > 1:
+            raise ValueError(
+                f"{name}={number} in the environment, and no --distributed: each process would train by itself, all "
+                "into one directory; give --distributed, or start one process (srun --ntasks=1)"
+            )
+
+
 def is_first() -> bool:
     """Returns whether this is process 0, which writes whatever a run writes only once."""
     return jax.process_index() == 0
@@ -82,20 +99,30 @@ def is_first() -> bool:
 def preemption() -> Iterator[Callable[[int], bool]]:
     """Yields a function that returns whether to stop after a step; all processes call it after each, with its number.
 
-    SIGTERM to any process stops the run. All processes get True after the same step.
+    SIGTERM to any process stops the run, and so does the first Ctrl-C (SIGINT); a second one ends the process at once.
+    All processes get True after the same step.
     """
-    if jax.distributed.is_initialized():
-        yield multihost_utils.reached_preemption_sync_point
-        return
-    stop = threading.Event()
+    stop, together = threading.Event(), jax.distributed.is_initialized()
+
+    def interrupted(*_: object) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        print("\ninterrupted: saving after this step; again to stop without saving", file=sys.stderr, flush=True)
+        if together:
+            os.kill(os.getpid(), signal.SIGTERM)  # JAX handles it, and tells the other processes
+        stop.set()
+
+    handlers = {signal.SIGINT: interrupted}
+    if not together:
+        handlers[signal.SIGTERM] = lambda *_: stop.set()
     # Python handles signals in the main thread only; a run in another thread ends like any other program.
-    handles_signals = threading.current_thread() is threading.main_thread()
-    previous = signal.signal(signal.SIGTERM, lambda *_: stop.set()) if handles_signals else None
+    if threading.current_thread() is not threading.main_thread():
+        handlers = {}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
-        yield lambda step: stop.is_set()
+        yield multihost_utils.reached_preemption_sync_point if together else lambda step: stop.is_set()
     finally:
-        if handles_signals:
-            signal.signal(signal.SIGTERM, previous)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -117,11 +117,13 @@ def share(tasks: Sequence[Task], index: int, count: int) -> Sequence[Task]:
 def index_from_environment(environment: Mapping[str, str], count: int | None = None) -> tuple[int, int]:
     """Returns (index, count) of this process from the environment that its scheduler set.
 
-    SLURM sets both (SLURM_ARRAY_TASK_ID, _MIN, _STEP, _COUNT). An indexed Kubernetes Job, also in a JobSet, sets only
-    the index (JOB_COMPLETION_INDEX): `count` is then the Job's `completions`.
+    SLURM sets both (SLURM_ARRAY_TASK_ID, _MIN, _MAX, _STEP, _COUNT), unless the array is a list with gaps. An indexed
+    Kubernetes Job, also in a JobSet, sets only the index (JOB_COMPLETION_INDEX): `count` is then the Job's
+    `completions`.
 
     Raises:
-      ValueError: the environment lacks one of the two, or contradicts `count`.
+      ValueError: the environment lacks one of the two, or contradicts `count`; or a SLURM array has gaps, whose tasks
+        cannot know their place.
     """
 
     def number(name: str, default: str | None = None) -> int:
@@ -131,6 +133,12 @@ def index_from_environment(environment: Mapping[str, str], count: int | None = N
     if "SLURM_ARRAY_TASK_ID" in environment and "SLURM_ARRAY_TASK_COUNT" in environment:
         first, step = number("SLURM_ARRAY_TASK_MIN", "0"), number("SLURM_ARRAY_TASK_STEP", "1")
         index, size = (number("SLURM_ARRAY_TASK_ID") - first) // step, number("SLURM_ARRAY_TASK_COUNT")
+        last = number("SLURM_ARRAY_TASK_MAX", str(first + (size - 1) * step))
+        if (last - first) // step + 1 != size:
+            raise ValueError(
+                f"the SLURM array has gaps ({size} tasks from {first} to {last}), so a task cannot know its place; "
+                "give --index and --count, or submit a range such as --array=0-31"
+            )
         if count is not None:
             checks.equal("count beside SLURM_ARRAY_TASK_COUNT", count, size, "leave it out")
         return index, size

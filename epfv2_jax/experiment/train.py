@@ -1,8 +1,9 @@
 """From a configuration to a trained and scored model."""
 
+import contextlib
 import pathlib
 
-from epfv2_jax.core import sharding
+from epfv2_jax.core import files, multihost, sharding
 from epfv2_jax.evaluation.evaluate import EvaluationResult
 from epfv2_jax.experiment import build, data, score
 from epfv2_jax.experiment.config import ExperimentConfig
@@ -13,13 +14,16 @@ def train(config: ExperimentConfig, started: float | None = None, profile_steps:
     """Trains to the last step, from the newest checkpoint where there is one. Arguments as in `build.build`.
 
     Raises:
-      ValueError: as `build.build`.
+      ValueError: as `build.build`, or another process trains in `output_dir`.
       NonFiniteError: too many steps in a row were not finite.
-      Preempted: SIGTERM came to one of the processes; the state is saved.
+      Preempted: SIGTERM or Ctrl-C came to one of the processes; the state is saved.
     """
     mesh = sharding.make_mesh(config.mesh)
-    with build.build(config, mesh, started, profile_steps) as ready:
-        run.fit(ready)
+    with contextlib.ExitStack() as stack:
+        if multihost.is_first():
+            remedy = "wait for it, or give --config.output_dir another directory"
+            stack.enter_context(files.owning(config.output_dir, remedy))
+        run.fit(stack.enter_context(build.build(config, mesh, started, profile_steps)))
 
 
 def train_and_evaluate(

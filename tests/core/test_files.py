@@ -1,8 +1,13 @@
 """Files appear whole or not at all, whoever is interrupted; what cannot be read names its file."""
 
+import errno
 import hashlib
 import json
+import os
+import subprocess
+import sys
 import threading
+import zlib
 
 import pytest
 
@@ -100,3 +105,51 @@ def test_hash_is_that_of_the_bytes(tmp_path):
 def test_object_stores_are_known_by_their_scheme(tmp_path):
     assert files.is_remote("gs://bucket/a") and files.is_remote("s3://bucket/a")
     assert not files.is_remote(tmp_path) and not files.is_remote("runs/a:b")
+
+
+HOLD = """
+import sys, time
+from epfv2_jax.core import files
+with files.owning(sys.argv[1], "wait"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_directory_belongs_to_one_process_until_that_dies(tmp_path):
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        held = rf"{tmp_path}: process {holder.pid} on \S+ writes here; wait for it"
+        with pytest.raises(ValueError, match=held), files.owning(tmp_path, "wait for it"):
+            raise AssertionError("two processes hold one directory")
+        holder.kill()  # it leaves .lock behind, which then holds nothing
+    with files.owning(tmp_path, "wait for it"):
+        assert str(os.getpid()) in (tmp_path / ".lock").read_text()
+
+
+def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch, caplog):
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(files.fcntl, "lockf", no_locks)
+    with files.owning(tmp_path, "wait"):
+        assert f"{tmp_path}: this file system has no locks" in caplog.text
+
+
+def test_characters_of_a_pattern_are_plain_in_a_folder(tmp_path):
+    folder = files.resolve(tmp_path / "run [v2]*")
+    folder.mkdir()
+    (folder / "a.txt").touch()
+    assert [path.name for path in folder.glob("*.txt")] == ["a.txt"]
+    assert [path.name for path in (folder / "..").glob("run*")] == ["run [v2]*"]
+
+
+def test_the_checksum_of_a_file_finds_any_flipped_bit(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(data := bytes(range(256)) * 10_000)
+    whole = files.crc32(path)
+    assert whole == zlib.crc32(data)
+    for place in (0, 1 << 20, len(data) - 1):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :])
+        assert files.crc32(path) != whole

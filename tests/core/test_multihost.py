@@ -68,6 +68,28 @@ def test_sigterm_is_told_after_the_next_step_and_only_inside():
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_ctrl_c_is_told_after_the_next_step_and_a_second_one_ends_the_process(capsys):
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), multihost.preemption() as stop_after:
+        assert not stop_after(1)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop_after(2)
+        assert "interrupted: saving after this step" in capsys.readouterr().err
+        os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_several_processes_of_srun_are_no_runs_of_their_own(initialized):
+    multihost.join(False, None, None, None, environment={})
+    multihost.join(False, environment={"SLURM_NTASKS": "1", "SLURM_STEP_NUM_TASKS": "1"})
+    for name in ("SLURM_NTASKS", "SLURM_STEP_NUM_TASKS"):
+        with pytest.raises(ValueError, match=f"{name}=4 in the environment, and no --distributed"):
+            multihost.join(False, environment={name: "4"})
+        multihost.join(True, environment={name: "4"})
+        multihost.join(False, "10.0.0.1:8476", 4, 2, environment={name: "4"})
+    assert [args for args, _ in initialized] == 2 * [(), ("10.0.0.1:8476", 4, 2)]
+
+
 def test_alone_errors_pass_through():
     with pytest.raises(SystemExit, match="error: x"), multihost.ends_together():
         raise SystemExit("error: x")

@@ -36,6 +36,25 @@ def test_index_from_slurm_and_kubernetes():
         tasks.index_from_environment({})
 
 
+@pytest.mark.parametrize("array", ["3", "0-7", "1-9:2", "1,3,7", "0-3,8", "5,9"])
+def test_a_slurm_array_is_shared_whole_or_refused(array):
+    ids = []
+    for part in array.split(","):
+        first, _, rest = part.partition("-")
+        last, _, step = (rest or first).partition(":")
+        ids += range(int(first), int(last) + 1, int(step or 1))
+    whole = {"SLURM_ARRAY_TASK_MIN": ids[0], "SLURM_ARRAY_TASK_MAX": ids[-1], "SLURM_ARRAY_TASK_COUNT": len(ids)}
+    whole["SLURM_ARRAY_TASK_STEP"] = 2 if ":2" in array else 1
+    environments = [{k: str(v) for k, v in {**whole, "SLURM_ARRAY_TASK_ID": i}.items()} for i in ids]
+    if "," in array:
+        for environment in environments:
+            with pytest.raises(ValueError, match=r"array has gaps \([0-9] tasks from .*give --index and --count"):
+                tasks.index_from_environment(environment)
+    else:
+        found = [tasks.index_from_environment(environment) for environment in environments]
+        assert found == [(i, len(ids)) for i in range(len(ids))]
+
+
 def test_local_makes_no_worker_for_nothing():
     made = []
 
