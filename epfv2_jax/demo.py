@@ -26,8 +26,7 @@ def run(args: argparse.Namespace) -> None:
     """Writes the video, and prints the error and the latency."""
     if args.checkpoint is None and args.onnx is None:
         raise exits.UsageError("give --checkpoint, or --onnx with a graph that was exported from one")
-    import tqdm
-
+    from epfv2_jax.core import bars
     from epfv2_jax.viz import demo
 
     with exits.usage():
@@ -41,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
         from epfv2_jax.inference.predictor import Predictor
 
         poses = demo.ModelPoses(Predictor.from_checkpoint(args.checkpoint))
-    summary = demo.run(poses, options, lambda items, desc, total: tqdm.tqdm(items, desc, total, unit="frame"))
+    summary = demo.run(poses, options, lambda items, desc, total: bars.bar(items, desc, total, unit="frame"))
     print(summary)
     if args.out is None and summary.path.suffix == ".gif":
         print("For MP4 install the extra 'video': pip install 'epfv2_jax[video]'")

@@ -4,13 +4,11 @@ import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 
-import tqdm
-
 from epfv2_jax.autolabel import plan as plan_lib
 from epfv2_jax.autolabel import progress, summary, worker
 from epfv2_jax.autolabel import verify as verify_lib
 from epfv2_jax.autolabel.config import PassConfig
-from epfv2_jax.core import compile_cache, exits, files, tasks
+from epfv2_jax.core import bars, compile_cache, exits, files, tasks
 from epfv2_jax.data import labels
 
 
@@ -31,12 +29,12 @@ def run(out: str, data: str, checkpoint: str, engine: tasks.Engine) -> tuple[str
     reports = engine.run(functools.partial(worker.Labeller, out, data, checkpoint), todo, tasks_per_call=2)
     frames = planned.units[:, 2].tolist()
     total, left = (sum(frames[unit] for unit in some) for some in (units, todo))
-    with tqdm.tqdm(total=total, initial=total - left, unit="frame", smoothing=0.05) as bar:
+    with bars.bar(total=total, initial=total - left, unit="frame", smoothing=0.05) as bar:
         bad_rows = 0
         for report in reports:
             bad_rows += sum(report.counts[1:])
             bar.update(report.num_frames)
-            bar.set_postfix({"bad rows": bad_rows})
+            bar.set_postfix({"bad rows": bad_rows}, refresh=False)
     counts = progress.counts(out, units)
     return f"labelled {sum(counts)} frames: {summary.of_counts(counts)}", _code(counts)
 
@@ -48,7 +46,7 @@ def status(out: str) -> tuple[str, int]:
 
 def verify(out: str, data: str, parquet: str | None) -> tuple[str, int]:
     """Checks all that a pass published; what to print names every error."""
-    with tqdm.tqdm(unit="unit") as bar:
+    with bars.bar(unit="unit") as bar:
         found = verify_lib.verify(out, data, parquet, progress=lambda done: bar.update(done - bar.n))
     return summary.of_report(found), exits.ERROR if found.errors else _code(found.counts)
 

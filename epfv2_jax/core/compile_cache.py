@@ -22,7 +22,10 @@ def enable(directory: str | os.PathLike | None = None) -> pathlib.Path | None:
     if directory is None:
         if "JAX_COMPILATION_CACHE_DIR" in os.environ:
             return pathlib.Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
-        base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+        base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        if base.startswith("~"):
+            _log.warning("compiled programs are not kept: this user has no home; set XDG_CACHE_HOME to keep them")
+            return None
         directory = pathlib.Path(base) / "epfv2_jax" / "compiled"
     directory = pathlib.Path(directory)
     try:

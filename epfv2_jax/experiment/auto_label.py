@@ -6,11 +6,9 @@ Run again, it continues where it was interrupted.
 import dataclasses
 import pathlib
 
-import tqdm
-
 from epfv2_jax.autolabel import plan as plan_lib
 from epfv2_jax.autolabel import verify, worker
-from epfv2_jax.core import files
+from epfv2_jax.core import bars, files
 from epfv2_jax.data import labels
 from epfv2_jax.evaluation.evaluate import EvaluationResult
 from epfv2_jax.experiment import data, score, train
@@ -54,7 +52,7 @@ def label(config: AutoLabelConfig) -> None:
     done = labels.published_units(pseudo.labels, plan.num_units)
     todo = [unit for unit in range(plan.num_units) if unit not in done]
     if todo:
-        with tqdm.tqdm(total=int(plan.units[todo, 2].sum()), desc="label", unit="frame") as bar:
+        with bars.bar(total=int(plan.units[todo, 2].sum()), desc="label", unit="frame") as bar:
             for report in worker.Labeller(pseudo.labels, pseudo.directory, teacher)(todo):
                 bar.update(report.num_frames)
     found = verify.verify(pseudo.labels, pseudo.directory)

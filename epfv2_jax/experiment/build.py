@@ -15,8 +15,8 @@ import jax
 import tqdm
 
 from epfv2_jax import checkpoints, models, objectives, structs
+from epfv2_jax.core import bars, files, multihost, sharding
 from epfv2_jax.core import config as config_lib
-from epfv2_jax.core import files, multihost, sharding
 from epfv2_jax.data import pipeline, records
 from epfv2_jax.evaluation import evaluate
 from epfv2_jax.experiment import data
@@ -182,5 +182,5 @@ def _open_logs(config: ExperimentConfig, start: int, stack: contextlib.ExitStack
     """The log and the progress bar of a run; only the first process writes."""
     main = multihost.is_first()
     log = RunLog(config.output_dir, start, config.loop.tensorboard and main, active=main)
-    bar = tqdm.tqdm(total=config.step.steps, initial=start, desc="train", unit="step", disable=not main)
+    bar = bars.bar(total=config.step.steps, initial=start, desc="train", unit="step", disable=not main)
     return stack.enter_context(contextlib.closing(log)), stack.enter_context(bar)

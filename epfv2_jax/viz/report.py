@@ -16,7 +16,7 @@ from epfv2_jax.evaluation.evaluate import VIEWS_HIDDEN, EvaluationResult
 from epfv2_jax.evaluation.examples import FrameExample
 from epfv2_jax.geometry.layout import RigLayout
 from epfv2_jax.geometry.skeleton import Skeleton
-from epfv2_jax.viz import ellipsoids, overlays, pose3d, poses
+from epfv2_jax.viz import ellipsoids, overlays, plots, pose3d, poses
 
 _INK = "#1d2329"
 _MUTED = "#6b7480"
@@ -100,7 +100,7 @@ def draw_frame(
     view_height = view_width * H / W
     pose_height = 4.4
     height = 0.85 + view_height + 0.45 + pose_height + margin
-    figure = _figure(width, height)
+    figure = plots.figure(width, height)
 
     def place(left, bottom, w, h):
         return figure.add_axes((left / width, bottom / height, w / width, h / height))
@@ -132,7 +132,7 @@ def draw_frame(
 
 def draw_calibration(result: EvaluationResult) -> Any:
     """Returns a matplotlib figure: measured over nominal share of errors inside the predicted ellipsoids."""
-    figure = _figure(5.2, 5.0)
+    figure = plots.figure(5.2, 5.0)
     axes = figure.add_axes((0.14, 0.13, 0.82, 0.82))
     axes.plot([0, 1], [0, 1], "--", color=_MUTED, linewidth=1.2)
     axes.text(0.60, 0.555, "ideal", color=_MUTED, rotation=45, rotation_mode="anchor")
@@ -164,15 +164,6 @@ def _draw_joint_errors(axes: Any, example: FrameExample, skeleton: Skeleton) -> 
 def _plain(axes) -> None:
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-
-
-def _figure(width: float, height: float):
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=110, facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure
 
 
 def _write_png(figure, path: pathlib.Path) -> Image.Image:

@@ -34,6 +34,14 @@ def test_a_directory_that_others_may_write_to_is_refused(tmp_path, caplog, mode)
     assert jax.config.jax_compilation_cache_dir == before
 
 
+def test_a_user_without_a_home_keeps_nothing(monkeypatch, caplog):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(compile_cache.os, "getuid", lambda: 4_000_000_000)  # in no passwd file
+    assert compile_cache.enable() is None
+    assert "this user has no home; set XDG_CACHE_HOME" in caplog.text
+
+
 def test_a_link_is_refused(tmp_path, caplog):
     (tmp_path / "elsewhere").mkdir(mode=0o700)
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere")

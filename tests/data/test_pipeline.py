@@ -163,6 +163,14 @@ def test_reading_options_do_not_change_the_batches(data, changes):
     assert_same(take(pipeline.train_batches(data, make_config(**changes), seed=1), 6), expected)
 
 
+def test_too_little_shared_memory_is_told_before_a_worker_is_killed(data, monkeypatch):
+    monkeypatch.setattr(pipeline.training.shutil, "disk_usage", lambda path: SimpleNamespace(free=10_000))
+    config = make_config(worker_processes=2, prefetch_batches=8)
+    with pytest.raises(ValueError, match=r"/dev/shm: 0 MiB are free.*worker_processes = 2 .*--shm-size.*= 0"):
+        pipeline.train_batches(data, config, seed=0)
+    assert take(pipeline.train_batches(data, make_config(), seed=0), 1), "threads need none"
+
+
 def test_worker_processes_do_not_change_the_batches(data):
     expected = take(pipeline.train_batches(data, make_config(), seed=1), 5)
     config = make_config(worker_processes=2, read_threads=1)

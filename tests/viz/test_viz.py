@@ -1,7 +1,10 @@
 """Pictures: skeletons land where cameras put them, nothing is drawn where nothing is seen, the page stands alone."""
 
 import dataclasses
+import os
 import re
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -42,6 +45,16 @@ def colored(picture, color):
     """Returns the pixels (y, x) whose colour is nearly `color`."""
     rgb = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)])
     return np.argwhere(np.abs(picture.astype(int) - rgb).max(-1) < 40)
+
+
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "TkAgg", "no such backend"])
+def test_a_backend_in_the_environment_does_not_matter(backend):
+    code = (
+        "from epfv2_jax.viz import plots; plots.figure(2, 1).canvas.draw(); import os; print(os.environ['MPLBACKEND'])"
+    )
+    environment = {**os.environ, "MPLBACKEND": backend}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == backend, "it is the programs' that are started from here"
 
 
 def test_every_visible_joint_is_marked_where_the_camera_sees_it(example):

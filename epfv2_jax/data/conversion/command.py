@@ -6,9 +6,7 @@ import os
 import pathlib
 from collections.abc import Iterator
 
-import tqdm
-
-from epfv2_jax.core import tasks
+from epfv2_jax.core import bars, tasks
 from epfv2_jax.data.conversion import convert as conversion
 from epfv2_jax.data.conversion.config import ConversionConfig
 
@@ -16,7 +14,7 @@ from epfv2_jax.data.conversion.config import ConversionConfig
 @contextlib.contextmanager
 def progress_bar() -> Iterator[conversion.Progress]:
     """Gives a `progress` for `conversion.convert` that shows a bar and names the sequences that are left out."""
-    with tqdm.tqdm(desc="convert", unit="sequence") as bar:
+    with bars.bar(desc="convert", unit="sequence") as bar:
 
         def progress(done: int, total: int, report: conversion.SequenceReport) -> None:
             bar.total = total

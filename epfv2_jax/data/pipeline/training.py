@@ -1,5 +1,7 @@
 """Endless batches for training, with truth or with a teacher's labels."""
 
+import pathlib
+import shutil
 from collections.abc import Iterator
 from typing import TypeVar
 
@@ -19,6 +21,8 @@ Array = TypeVar("Array", np.ndarray, jax.Array)
 
 # Samples of an endless order. Grain's own endless `repeat()` is too long to be cut into batches of one.
 _ENDLESS = 2**62
+# Where processes of Linux hand over memory; containers often have 64 MB of it.
+_SHARED_MEMORY = pathlib.Path("/dev/shm")
 
 
 def train_batches(
@@ -41,7 +45,8 @@ def train_batches(
     order; where each starts, `ClipIndex.draw` says.
 
     Raises:
-      ValueError: the batch size is not divisible by the number of processes, the step is negative, or there is no data.
+      ValueError: the batch size is not divisible by the number of processes, the step is negative, there is no data, or
+        too little shared memory for the worker processes.
     """
     checks.multiple_of(process_count, "batch_size", config.batch_size, "the processes read equal shares")
     checks.within(0, process_count - 1, process_index=process_index)
@@ -49,6 +54,9 @@ def train_batches(
     index = build_index(records, config.clip_frames)
     share = config.batch_size // process_count
     loader = Loader(records, config.clip_frames, cache_bytes=config.cache_bytes, labels=labels)
+    if config.worker_processes:
+        height, width = records.image_size_hw
+        _check_shared_memory(config, share * config.clip_frames * records.num_views * height * width)
 
     def load(i: int, clip_ids: np.ndarray) -> structs.Batch:
         mine = range(process_index * share, (process_index + 1) * share)
@@ -103,3 +111,21 @@ def mixed_batches(
 def confident(cholesky_m: Array, max_sigma_m: float) -> Array:
     """Returns (...) bool: whether the root mean square scale over the axes, |L| / sqrt(3), is at most `max_sigma_m`."""
     return (cholesky_m**2).sum(axis=(-2, -1)) <= 3 * max_sigma_m**2
+
+
+def _check_shared_memory(config: DataConfig, batch_bytes: int) -> None:
+    """Raises unless the batches that the worker processes read ahead fit into what grain hands them over in.
+
+    Without this check a worker would be killed by SIGBUS (exit code -7) at some later step.
+    """
+    if not _SHARED_MEMORY.is_dir():
+        return
+    needed_mib = batch_bytes * (config.prefetch_batches + 1) * config.worker_processes / 2**20
+    free_mib = shutil.disk_usage(_SHARED_MEMORY).free / 2**20
+    if needed_mib > free_mib:
+        raise ValueError(
+            f"{_SHARED_MEMORY}: {free_mib:.0f} MiB are free, and the batches that data.worker_processes = "
+            f"{config.worker_processes} read ahead need {needed_mib:.0f} MiB; make it larger (docker run "
+            "--shm-size, an emptyDir with medium: Memory in Kubernetes), lower data.prefetch_batches, or set "
+            "data.worker_processes = 0"
+        )

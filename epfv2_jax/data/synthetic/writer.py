@@ -16,10 +16,9 @@ from collections.abc import Iterable, Iterator
 
 import jax
 import numpy as np
-import tqdm
 
+from epfv2_jax.core import bars, files, tasks
 from epfv2_jax.core import config as config_lib
-from epfv2_jax.core import files, tasks
 from epfv2_jax.data import images
 from epfv2_jax.data.readers import egobody3m
 from epfv2_jax.data.synthetic import annotations, renderer
@@ -61,10 +60,10 @@ def write_dataset(
     start_s = time.perf_counter()
     counts = engine.run(functools.partial(_Synthesizer, config, directory), todo)
     hidden = not (progress and todo)
-    with tqdm.tqdm(counts, total=len(todo), unit="sequence", desc="synthesize", disable=hidden) as bar:
+    with bars.bar(counts, total=len(todo), unit="sequence", desc="synthesize", disable=hidden) as bar:
         for count in bar:
             totals += count
-            bar.set_postfix(frames_per_s=f"{totals['frames'] / (time.perf_counter() - start_s):.0f}")
+            bar.set_postfix(frames_per_s=f"{totals['frames'] / (time.perf_counter() - start_s):.0f}", refresh=False)
     totals["sequences_missing"] = sum(not _is_written(directory, step) for step in plan)
     return annotations.figures(totals, time.perf_counter() - start_s)
 

@@ -24,6 +24,38 @@ def test_sequences_are_found_by_the_folders_of_the_download(tmp_path, new_sequen
     assert [f.sequence for f in egobody3m.find_sequences(tmp_path / "zips" / "train")] == ["10", "7"]
 
 
+def test_files_that_are_no_sequences_do_not_stop_the_others(tmp_path, new_sequence):
+    new_sequence("7", range(1)).write()
+    folder = tmp_path / "zips" / "train"
+    for name in ("._7.images.zip", "._7.metadata.zip", ".8.images.zip", "notes.txt"):
+        (folder / name).write_bytes(b"\0\5\26\7")
+    (folder / "7 (1).images.zip").write_bytes((folder / "7.images.zip").read_bytes())
+    found = {f.sequence: f for f in egobody3m.find_sequences(folder)}
+    assert sorted(found) == ["7", "7 (1)"]
+    with egobody3m.SequenceReader(found["7"]) as reader:
+        assert reader.frames == (0,)
+    with pytest.raises(ValueError, match=r"7 \(1\)\.metadata\.zip: no such file; download the sequence again"):
+        egobody3m.SequenceReader(found["7 (1)"])
+
+
+def test_backslashes_in_a_zip_are_read_as_slashes(tmp_path, new_sequence):
+    writer = new_sequence("7", range(2))
+    writer.write()
+    with egobody3m.SequenceReader(only(tmp_path / "zips")) as reader:
+        expected = reader.jpeg(1, 3), reader.metadata(1).uvz
+    for path in (tmp_path / "zips" / "train").glob("*.zip"):
+        with zipfile.ZipFile(path) as archive:
+            members = {name: archive.read(name) for name in archive.namelist()}
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, content in members.items():
+                info = zipfile.ZipInfo("x")
+                info.filename = name.replace("/", "\\")
+                archive.writestr(info, content)
+    with egobody3m.SequenceReader(only(tmp_path / "zips")) as reader:
+        assert reader.jpeg(1, 3) == expected[0]
+        np.testing.assert_array_equal(reader.metadata(1).uvz, expected[1])
+
+
 def test_missing_or_empty_split(tmp_path):
     with pytest.raises(ValueError, match="no such folder; give the folder that holds train, validation, test"):
         egobody3m.find_sequences(tmp_path / "absent")

@@ -270,6 +270,26 @@ def test_a_pickle_is_recognised_by_content_and_never_opened(tmp_path, content, n
         weights_lib.read(path)
 
 
+@pytest.mark.parametrize(
+    "content, named",
+    [
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 46827520\n",
+            "pointer of Git LFS.*git lfs pull",
+        ),
+        (b"<!DOCTYPE html>\n<html><head><title>Sign in", "a web page, not the weights; download the file itself"),
+        (b"<html lang=en>", "a web page"),
+        (b'{"error": "Repository not found"}', "JSON, such as an index or an answer of a server"),
+        (b"\x08\0\0\0", "not a whole safetensors file; get it again"),
+    ],
+)
+def test_what_was_fetched_instead_of_weights_is_named(tmp_path, content, named):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"model\.safetensors: (a )?{named}"):
+        weights_lib.read(path)
+
+
 def test_a_header_whose_length_looks_like_a_pickle_is_read(tmp_path):
     header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode().ljust(0x80)
     path = tmp_path / "w.safetensors"
@@ -282,12 +302,12 @@ def test_what_is_no_whole_file_is_refused(tmp_path, resnet18):
     path = tmp_path / "w.safetensors"
     with pytest.raises(ValueError, match="no such file; give a safetensors file"):
         weights_lib.read(path)
-    path.write_bytes(b"{'not': 'weights'}" * 10)
+    path.write_bytes(b"not weights" * 10)
     with pytest.raises(ValueError, match="not a whole safetensors file"):
         weights_lib.read(path)
     whole = write(tmp_path, resnet18).read_bytes()
     path.write_bytes(whole[:-100])
-    with pytest.raises(ValueError, match=r"not a whole safetensors file .*get it again"):
+    with pytest.raises(ValueError, match=r"not a whole safetensors file; get it again"):
         weights_lib.read(path)
 
 

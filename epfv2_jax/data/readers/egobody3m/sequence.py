@@ -26,7 +26,6 @@ SPLITS: tuple[str, ...] = ("train", "validation", "test")
 MAX_JSON_BYTES = 1_000_000
 
 _IMAGES_SUFFIX, _METADATA_SUFFIX = ".images.zip", ".metadata.zip"
-_SEQUENCE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _FRAME_NAME = re.compile(r"frame(\d{4,7})\.json")
 
 
@@ -49,7 +48,7 @@ def find_sequences(source_dir: str | os.PathLike) -> list[SequenceFiles]:
     """Returns the sequences below `source_dir`, sorted by split (train, validation, test) and name.
 
     `source_dir` holds folders named after the splits, or is itself such a folder. A sequence with one zip missing is
-    listed too: reading it says what is missing.
+    listed too: reading it says what is missing. Hidden files are passed over.
 
     Raises:
       ValueError: there is no such folder, or one of them holds no sequences.
@@ -69,13 +68,12 @@ def find_sequences(source_dir: str | os.PathLike) -> list[SequenceFiles]:
         names = {
             path.name.removesuffix(suffix)
             for suffix in (_IMAGES_SUFFIX, _METADATA_SUFFIX)
-            for path in folder.glob(f"*{suffix}")
+            for path in folder.iterdir()
+            if path.name.endswith(suffix) and not path.name.startswith(".")  # ._NAME: macOS keeps its own notes there
         }
         zips = f"files <id>{_IMAGES_SUFFIX} and <id>{_METADATA_SUFFIX} of split {folder.name!r}"
         checks.not_empty(f"{folder}: {zips}", names, "download them or remove the folder")
         for name in sorted(names):
-            if not _SEQUENCE_NAME.fullmatch(name):
-                raise ValueError(f"{folder}: {name!r} is no sequence name; rename or remove its zips")
             sequences.append(
                 SequenceFiles(
                     sequence=name,

@@ -40,9 +40,11 @@ class Zip:
                         f"{path}: member {info.filename!r} points outside its folder; the zip is not one of the "
                         "release, download it again"
                     )
-            self._infos = {info.filename: info for info in infos}
+            # Some programs for Windows write backslashes, against the standard.
+            names = [info.filename.replace("\\", "/") for info in infos]
+            self._infos = dict(zip(names, infos, strict=True))
             if len(self._infos) != len(infos):
-                name, count = collections.Counter(info.filename for info in infos).most_common(1)[0]
+                name, count = collections.Counter(names).most_common(1)[0]
                 raise ValueError(f"{path}: member {name!r} is there {count} times; download the zip again")
         except ValueError:
             self._zip.close()

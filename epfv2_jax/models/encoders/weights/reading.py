@@ -34,14 +34,14 @@ def read(path: str | pathlib.Path) -> TensorFile:
     except safetensors.SafetensorError as error:
         # Not before: a safetensors file begins with the length of its header, which may look like a pickle.
         with path.open("rb") as opened:
-            start = opened.read(4)
+            start = opened.read(64)
         if start.startswith((b"\x80", b"PK")):
             raise ValueError(
                 f"{path}: a pickle (.pth, .pt, .bin), which can run code when it is opened, so it is not; if it holds "
                 "a plain dictionary of tensors, convert it where you have PyTorch: "
                 + _in_torch(path, "torch.load({!r}, map_location='cpu', weights_only=True)", "v.contiguous()")
             ) from None
-        raise ValueError(f"{path}: not a whole safetensors file ({error}); get it again") from None
+        raise ValueError(f"{path}: {_what_it_is(start)} ({error})") from None
     slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118  (not a mapping)
     return TensorFile(
         path=str(path),
@@ -69,6 +69,17 @@ def shown(keys: list[str]) -> str:
     """Returns the keys for a message, at most ten of them."""
     rest = len(keys) - _SHOWN
     return ", ".join(keys[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _what_it_is(start: bytes) -> str:
+    """Says what a file is that is no safetensors file, by its first bytes, and what to do."""
+    if start.startswith(b"version https://git-lfs"):
+        return "a pointer of Git LFS, not the weights; run `git lfs pull` where you cloned them, or download the file"
+    if start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "a web page, not the weights; download the file itself (signed in, where its licence must be accepted)"
+    if start.lstrip().startswith(b"{"):
+        return "JSON, such as an index or an answer of a server, not the weights; download the file itself"
+    return "not a whole safetensors file; get it again"
 
 
 def _in_torch(path: str | pathlib.Path, load: str, value: str) -> str:
