@@ -52,7 +52,7 @@ def get_config(variant: str = "full") -> ConfigDict:
             "test_motion": files(TEST),
             "motion_fps": 30.0,
         },
-        "conversion": {"image_size_hw": (48, 48), "record_frames": 32, "poor_calibration": "keep"},
+        "conversion": {"image_size_hw": (48, 48), "record_frames": 32, "doubtful": "keep"},
     }
     config.data = {"clip_frames": 8, "batch_size": 12}
     # The images already have sensor noise and varied light.

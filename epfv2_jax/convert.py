@@ -32,8 +32,8 @@ def parser() -> cli.Parser:
     flags.add_argument("--image_size", type=int, default=default.image_size_hw[0], help="side of upright images, px")
     flags.add_argument("--levels", type=_levels, help="annotation levels to keep, such as 0 or 0,1; default: all")
     flags.add_argument("--record_frames", type=int, default=default.record_frames, help="most frames in a record")
-    poor = {"choices": ("quarantine", "keep"), "default": default.poor_calibration}
-    flags.add_argument("--poor_calibration", **poor, help="sequences with a camera that cannot be fitted well")
+    poor = {"choices": ("quarantine", "keep"), "default": default.doubtful}
+    flags.add_argument("--doubtful", **poor, help="sequences with cameras, poses or a body that cannot be right")
     tasks.add_arguments(flags)
     return flags
 
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     from epfv2_jax.data.conversion import command
 
     with exits.usage():
-        same = {name: getattr(args, name) for name in ("reader", "levels", "record_frames", "poor_calibration")}
+        same = {name: getattr(args, name) for name in ("reader", "levels", "record_frames", "doubtful")}
         config = ConversionConfig(image_size_hw=(args.image_size, args.image_size), **same)
         engine = tasks.from_arguments(args)
     text, quarantined = command.convert(args.source, args.out, config, engine)

@@ -37,7 +37,7 @@ DATA = {
             "frame_step": 4,
             "image_width": 40,
         },
-        "conversion": {"image_size_hw": (32, 32), "record_frames": 8, "poor_calibration": "keep"},
+        "conversion": {"image_size_hw": (32, 32), "record_frames": 8, "doubtful": "keep"},
     },
     "data": {"source": "records", "clip_frames": 4, "batch_size": 4},
     "step": {"steps": 40},

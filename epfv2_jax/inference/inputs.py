@@ -3,10 +3,11 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from epfv2_jax.core import checks
-from epfv2_jax.geometry import transforms
+from epfv2_jax.geometry import plausibility, transforms
 from epfv2_jax.geometry.layout import RigLayout
 from epfv2_jax.models.base import PoseModel
 from epfv2_jax.structs import Frames, Rig
@@ -31,6 +32,10 @@ def rig_image_size(rig: Rig, batch: int, layout: RigLayout, image_size_hw: tuple
         checks.finite(name, array, "calibrate the cameras again")
     for v in range(V):
         transforms.check_rigid(rig.T_cam_headset[:, v], f"rig.T_cam_headset of camera {v}")
+    for b in range(batch):
+        with checks.naming("rig"):
+            center_px, size_px = rig.cameras.center_px[b], rig.cameras.size_px[b]
+            plausibility.check_cameras(rig.T_cam_headset[b], center_px, size_px, layout)
     found = {(int(height), int(width)) for width, height in np.rint(rig.cameras.size_px).reshape(-1, 2)}
     allowed = found if image_size_hw is None else {tuple(image_size_hw)}
     if len(found) > 1 or found != allowed:
@@ -51,6 +56,7 @@ def check_step(
     checks.array("images", images, image_shape, np.uint8, takes)
     checks.array("T_world_headset", T_world_headset, (batch, 4, 4), np.floating, "a 4x4 matrix a stream, metres")
     _check_poses(T_world_headset, "stream")
+    plausibility.check_poses(T_world_headset)
     checks.array("view_valid", view_valid, (batch, views), np.bool_, _DELIVERED)
     checks.array("frame_gap", frame_gap, (batch,), np.integer, "one whole number for all streams, or one each")
     _check_gaps(frame_gap, "stream")
@@ -77,6 +83,9 @@ def check_frames(frames: Frames, layout: RigLayout, image_size_hw: tuple[int, in
     T_world_headset, frame_gap = np.asarray(frames.T_world_headset), np.asarray(frames.frame_gap)
     checks.array("T_world_headset", T_world_headset, (B, T, 4, 4), np.floating, "a 4x4 matrix a frame, metres")
     _check_poses(np.where(valid[..., None, None], T_world_headset, np.eye(4)), "clip, frame")
+    plausibility.check_poses(T_world_headset[valid])
+    if kind != np.uint8:
+        _check_intensities(frames)
     checks.array("frame_gap", frame_gap, (B, T), np.integer, "whole numbers")
     _check_gaps(np.where(valid, frame_gap, 1), "clip, frame")
 
@@ -126,6 +135,17 @@ def _check_poses(T_world_headset: np.ndarray, axes: str) -> None:
                 f"{error}. It is {T_world_headset[index].tolist()}. Where the tracker has no pose, leave the frame out "
                 "and give the next one a frame_gap that counts it"
             ) from None
+
+
+def _check_intensities(frames: Frames) -> None:
+    seen = frames.view_valid & np.asarray(frames.frame_valid)[..., None]
+    seen_images = jnp.where(seen[..., None, None], frames.images, 0.0)
+    low, high = float(seen_images.min()), float(seen_images.max())
+    if not (low >= -0.01 and high <= 1.01):  # also where a value is not finite
+        raise ValueError(
+            f"images: float32 images hold intensities from {low:.3g} to {high:.3g}, the model takes 0 to 1; divide by "
+            "255, or give uint8"
+        )
 
 
 def _check_gaps(frame_gap: np.ndarray, axes: str) -> None:

@@ -1,4 +1,4 @@
-"""Tiny sequences in the EgoBody3M layout: random joints seen by the default headset at a tenth of its image size."""
+"""Tiny sequences in the EgoBody3M layout: bodies with joints moved at random, seen by the default headset at a tenth of its image size."""
 
 import json
 import zipfile
@@ -34,7 +34,8 @@ def frame_fields(frames, seed=0):
         T_world_headset = np.eye(4)
         T_world_headset[:3, :3] = [[np.cos(turn), 0, np.sin(turn)], [0, 1, 0], [-np.sin(turn), 0, np.cos(turn)]]
         T_world_headset[:3, 3] = rng.uniform((-1, 1.5, -1), (1, 1.7, 1))
-        joints_headset_m = rng.uniform((-0.7, -1.5, -0.3), (0.7, 0.2, 0.7), (J, 3)).astype(np.float32)
+        rest_m = skeleton.EGOBODY3M.rest_joints_headset_m()
+        joints_headset_m = rest_m + rng.uniform((-0.2, -0.2, -0.2), (0.2, 0.2, 0.5), (J, 3)).astype(np.float32)
         T_cam_headset = np.asarray(headset.T_cam_headset)
         joints_cam_m = (
             np.einsum("vij,nj->vni", T_cam_headset[:, :3, :3], joints_headset_m) + T_cam_headset[:, None, :3, 3]

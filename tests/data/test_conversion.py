@@ -171,9 +171,9 @@ def test_bad_sequences_are_quarantined_by_name(new_sequence, zips, out):
     assert changed == {"4.arrayrecord", "sequences/4.json", "manifest.json"}
 
 
-def test_poor_calibration_can_be_kept(new_sequence, zips, out):
+def test_doubtful_can_be_kept(new_sequence, zips, out):
     new_sequence(frames=range(2)).write()
-    config = conversion.ConversionConfig(image_size_hw=(40, 32), poor_calibration="keep")
+    config = conversion.ConversionConfig(image_size_hw=(40, 32), doubtful="keep")
     assert conversion.convert(zips, out, config)["train"]["frames_kept"] == 2
     verdicts = [c["verdict"] for c in report_of(out)["calibration"]]
     assert any("60 are needed" in verdict for verdict in verdicts)
@@ -331,7 +331,7 @@ def test_zips_that_state_a_frame_time_are_read_at_it(new_sequence, zips, out):
         for fields in writer.fields.values():
             fields["frame_s"] = frame_s
         writer.write()
-    config = dataclasses.replace(CONFIG, poor_calibration="keep")
+    config = dataclasses.replace(CONFIG, doubtful="keep")
     summary = conversion.convert(zips, out, config)["train"]
     assert summary["sequences_quarantined"] == ["3"]
     reason = report_of(out, "3")["quarantined"]

@@ -15,7 +15,7 @@ from epfv2_jax.data import records
 pytestmark = pytest.mark.slow
 HERE = pathlib.Path(__file__).resolve().parent
 SYNTHESIZE = ("synthesize", "--sequences", "4", "1", "1", "--frames", "24", "--image_width", "40")
-CONVERT = ("convert", "--image_size", "32", "--record_frames", "8", "--poor_calibration", "keep")
+CONVERT = ("convert", "--image_size", "32", "--record_frames", "8", "--doubtful", "keep")
 
 
 @pytest.fixture(scope="module")

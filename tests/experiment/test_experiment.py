@@ -87,7 +87,7 @@ def tiny(tmp_path) -> experiment.ExperimentConfig:
     mapping["dataset"] |= {"directory": str(tmp_path / "records"), "source_directory": str(tmp_path / "zips")}
     mapping["dataset"]["synthetic"] |= {"train_sequences": 2, "validation_sequences": 1, "test_sequences": 1}
     mapping["dataset"]["synthetic"] |= {"frames": 64, "image_width": 40}
-    mapping["dataset"]["conversion"] |= {"image_size_hw": (16, 16), "poor_calibration": "keep"}
+    mapping["dataset"]["conversion"] |= {"image_size_hw": (16, 16), "doubtful": "keep"}
     mapping["data"] |= {"clip_frames": 4, "batch_size": 8, "warmup": {"steps": 2, "clip_frames": 1, "batch_size": 8}}
     mapping["model"] |= {"width": 16, "heads": 2, "ffn_width": 16, "head_width": 16}
     mapping["step"]["steps"] = 4

@@ -33,7 +33,7 @@ from epfv2_jax.data.calibration.refine import (
     refine,
     spread_subset,
 )
-from epfv2_jax.geometry import cameras
+from epfv2_jax.geometry import cameras, plausibility
 from epfv2_jax.structs import Rig
 
 #: Pairs nearer to the plane of the optical centre are not used, metres: their pixels are ill-conditioned.
@@ -179,6 +179,8 @@ def _fit_lens(all_pairs: Pairs, pose: Pose, size: np.ndarray, default: Default |
     num_points = len(front.depth)
     try:
         camera = camera_of(best, size)
+        if reason := plausibility.off_centre(camera.center_px, size):
+            problems.append(reason)
     except ValueError as error:
         problems.append(f"the fitted camera is impossible ({error})")
         return _fallback(size, default, num_points, f"poor: {', '.join(problems)}; not fitted")

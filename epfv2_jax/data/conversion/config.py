@@ -15,9 +15,10 @@ class ConversionConfig:
     levels: tuple[int, ...] | None = None  # annotation levels to keep (0 is the best grade); None keeps all
     record_frames: int = 64  # most frames in a record
     jpeg_quality: int = 92
-    # What becomes of a sequence with a poorly calibrated camera: "quarantine" leaves the sequence out, "keep" uses the
-    # fit as it is (the default headset's camera where too few joints are seen to fit one).
-    poor_calibration: Literal["quarantine", "keep"] = "quarantine"
+    # What becomes of a sequence with a poorly calibrated camera (see `data.calibration`), or with cameras, poses or a
+    # body that cannot be (see `geometry.plausibility`): "quarantine" leaves it out, "keep" uses all as it is (the
+    # default headset's camera where too few joints are seen to fit one).
+    doubtful: Literal["quarantine", "keep"] = "quarantine"
 
     def __post_init__(self):
         for i, size in enumerate(self.image_size_hw):

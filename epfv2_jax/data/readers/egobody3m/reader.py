@@ -63,10 +63,9 @@ class EgoBody3M:
             fits = _fit(good, sizes)
             report.calibration = [_camera_report(fit) for fit in fits]
             poor = [view for view, fit in enumerate(fits) if not fit.good]
-            if poor and config.poor_calibration == "quarantine":
+            if poor and config.doubtful == "quarantine":
                 raise ValueError(
-                    f"calibration of camera {poor[0]} is {fits[poor[0]].verdict}; "
-                    "poor_calibration = 'keep' would use it"
+                    f"calibration of camera {poor[0]} is {fits[poor[0]].verdict}; doubtful = 'keep' would use it"
                 )
             report.kept_levels = _count_levels(kept)
             upright = rig_lib.upright(calibration.to_rig(fits), self.layout, config.image_size_hw)
