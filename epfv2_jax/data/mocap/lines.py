@@ -9,8 +9,8 @@ import numpy as np
 
 from epfv2_jax.core import checks, files
 
-#: Joints times frames that a reader takes: a third of an hour of 40 joints at 120 frames a second, 0.4 GB of rotations.
-MAX_JOINT_FRAMES = 6_000_000
+#: Joints times frames that a reader takes: 16 minutes of 75 joints at 120 frames a second, 0.65 GB of rotations.
+MAX_JOINT_FRAMES = 9_000_000
 #: Joints of a figure, several times those of a person with all fingers.
 MAX_JOINTS = 1000
 

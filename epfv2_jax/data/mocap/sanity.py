@@ -24,10 +24,18 @@ _RATIOS = (
     ("left and right arm", "l_forearm l_hand", "r_forearm r_hand", (0.8, 1.25)),
     ("arm and leg", "l_forearm l_hand", "l_shin l_foot", (0.4, 1.1)),
 )
-_FASTEST_M_S = 12.5  # of the hips, in nineteen of twenty steps
+_FASTEST_M_S = 11.5  # of the hips, in nineteen of twenty steps
 _TURNS_RAD_S = 15.0  # of thighs and upper arms, in half of the steps
 _STIFF_DEG = 11.0  # three angles of a whole turn, given in radians and read as degrees, make a turn of 10.9 degrees
 _TRAVEL_M = 0.5
+_UNIT_RATIOS = (
+    2.54,
+    2.54 / 0.45,
+    10.0,
+    39.37,
+    100.0,
+    1000.0,
+)  # inch and cm, CMU unit and cm, cm and mm, ...
 _BENT_DEG, _WRONG_KNEES = 25.0, 0.5  # knees bent by more count; so many of them bent forwards are wrong
 
 
@@ -105,16 +113,26 @@ def _check_speed(clip: _Clip) -> None:
 
 
 def _check_heights(clip: _Clip) -> None:
-    """Fails if the root's height follows that of the figure above its feet at another scale than 1."""
-    above_m = clip.body.root_position_m[:, 1] - clip.joints_m[..., 1].min(axis=1)
-    root_m = clip.body.root_position_m[:, 1]
-    scale = float(np.median(root_m) / np.median(above_m))
-    off_one, off_scale = np.std(root_m - above_m), np.std(root_m - scale * above_m)
-    moves, bends = np.ptp(root_m) > 0, np.std(above_m) > 2e-3
-    if moves and bends and not 0.75 <= scale <= 1.33 and scale > 0 and off_scale < 0.5 * off_one:
+    """Fails if the root's height above y = 0 is that of the figure above its feet at another scale than 1.
+
+    The floor need not be at y = 0: what counts is which scale makes the feet keep their height. Where that does not
+    tell, a scale that is the ratio of two units does.
+    """
+    root_m = clip.body.root_position_m
+    above_m = root_m[:, 1] - clip.joints_m[..., 1].min(axis=1)
+    scale = float(np.median(root_m[:, 1]) / max(np.median(above_m), 1e-3))
+    if 0.75 <= scale <= 1.33 or scale <= 0 or not np.ptp(root_m, axis=0).any():
+        return
+    slides_m = float(np.std(root_m[:, 1] - above_m)), float(np.std(root_m[:, 1] - scale * above_m))
+    bends = np.std(above_m) > 2e-3 and np.ptp(root_m[:, 1]) > 0
+    fits, is_off = bends and slides_m[1] < 0.5 * slides_m[0], bends and slides_m[0] < 0.5 * slides_m[1]
+    travels = np.linalg.norm(np.ptp(root_m[:, [0, 2]], axis=0)) > _TRAVEL_M * min(scale, 1.0)
+    known = any(0.95 <= scale / r <= 1.08 or 0.95 <= scale * r <= 1.08 for r in _UNIT_RATIOS)
+    if fits or (known and travels and not is_off):
         clip.fail(
             f"the hips move up and down as if the figure were {scale:.3g} times its size; the root's positions are in "
-            "another unit than the offsets; write both in one unit (for a figure that stays in place, zeros)"
+            "another unit than the offsets; write both in one unit (for a figure that stays in place, zeros; the floor "
+            "at y = 0)"
         )
 
 

@@ -101,8 +101,8 @@ def _world(body: ArticulatedMotion, joints_m: np.ndarray, axes: np.ndarray) -> n
     if share[other] > _TURNED_SHARE:
         lies += f", in {share[other]:.0%} it points along {other}, but the rest pose stands along {rest_up}"
     raise ValueError(
-        f"{body.source}: the figure lies or hangs in the world: {lies}; if {other[1]} is up in its motion (Blender, "
-        "AMASS and SMPL: z), write the file with y up, rest pose and root alike; if the person does lie or crawl all "
+        f"{body.source}: the figure lies or hangs in the world: {lies}; if {other} is up in its motion (Blender, "
+        "AMASS and SMPL: +z), write the file with y up, rest pose and root alike; if the person does lie or crawl all "
         "the time, keep frames in which he or she stands or sits (one in twenty)"
     )
 

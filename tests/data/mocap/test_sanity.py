@@ -16,6 +16,15 @@ def test_positions_in_another_unit_than_the_offsets_are_refused(ratio, load):
         load(walker.replace(root=walker.root * ratio))
 
 
+@pytest.mark.parametrize("ratio", [100.0, 0.01, 2.54, 1 / 2.54, 0.1])
+def test_mixed_units_are_refused_where_the_hips_keep_their_height(ratio, load):
+    walker = walk()
+    level = walker.root * [1, 0, 1] + [0, walker.root[:, 1].mean(), 0]
+    load(walker.replace(root=level))
+    with pytest.raises(ValueError, match="another unit than the offsets"):
+        load(walker.replace(root=level * ratio))
+
+
 def test_shared_cases_of_mixed_units_are_refused(shared_data):
     for name in ("offsets_cm_positions_m", "offsets_m_positions_cm"):
         with pytest.raises(ValueError, match=rf"{name}\.bvh: the hips move .* in another unit than the offsets"):

@@ -153,6 +153,6 @@ def test_who_bends_down_in_a_file_with_z_up_is_refused(load):
 
 def test_shared_case_with_z_up_in_the_motion_alone(shared_data):
     with pytest.raises(
-        ValueError, match=r"in 100% it points along \+z, but the rest pose stands along \+y; if z is up"
+        ValueError, match=r"in 100% it points along \+z, but the rest pose stands along \+y; if \+z is up"
     ):
         loading.load_clip(shared_data / "cases" / "bvh_motion_z_up" / "zup_motion_yup_rest.bvh")
