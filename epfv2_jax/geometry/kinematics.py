@@ -161,7 +161,7 @@ def _fit_piece(rest_m: np.ndarray, seen_m: np.ndarray) -> tuple[np.ndarray, np.n
     offsets = direction[None] * lengths.mean()
     if lengths.mean() < 1e-6:
         return offsets, np.broadcast_to(np.eye(3), (len(seen_m), 3, 3))
-    return offsets, _smallest_rotation(direction, seen_m[:, 0] / lengths[:, None])
+    return offsets, smallest_rotation(direction, seen_m[:, 0] / lengths[:, None])
 
 
 def _kabsch(source: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -172,8 +172,8 @@ def _kabsch(source: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return (U * sign[:, None, :]) @ Vt
 
 
-def _smallest_rotation(unit: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Returns the smallest rotations (F, 3, 3) that take the direction `unit` (3,) to directions `targets` (F, 3)."""
+def smallest_rotation(unit: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Returns the smallest rotations (F, 3, 3) that take `unit` (3,) to `targets` (F, 3), all of length 1."""
     # Two half turns, about `unit` and about the direction half-way to the target, make the smallest rotation.
     half = targets + unit
     opposite = np.linalg.norm(half, axis=-1) < 1e-9

@@ -5,6 +5,7 @@ says how far a body part has turned from rest.
 """
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -48,6 +49,68 @@ def rest_joints_m(motion: ArticulatedMotion) -> np.ndarray:
     return joints_m
 
 
+def only(motion: ArticulatedMotion, names: Mapping[int, str]) -> ArticulatedMotion:
+    """Returns the motion of the joints in `names` under these names; the first of them is above all others.
+
+    They keep their rotations in the world, and their offsets are sums over the joints left out. Where those turn the
+    next joint off the line to it, as roll joints do not, the joint above takes the smallest further turn that points at
+    the next joint again. It must have no other joint below it then.
+    """
+    joints = sorted(names)
+    row = {joint: k for k, joint in enumerate(joints)}
+    rotations = np.empty((motion.num_frames, len(joints), 3, 3))
+    offsets_m = np.zeros((len(joints), 3))
+    parents = [-1] * len(joints)
+    root_position_m = motion.root_position_m
+    for k, joint in enumerate(joints):
+        above = _left_out_above(motion, joint, row)
+        turn = np.eye(3)[None]  # R_parent_last, over the joints left out
+        way_m, rest_m = np.zeros((1, 3)), np.zeros(3)
+        for i in (*above, joint):
+            way_m = way_m + (turn @ motion.offsets_m[i])
+            rest_m = rest_m + motion.offsets_m[i]
+            turn = turn @ motion.joint_rotations[:, i]
+        if k == 0:
+            root_position_m = root_position_m + way_m
+        else:
+            parents[k], offsets_m[k] = row[motion.parents[(*above, joint)[0]]], rest_m
+            if above and min(np.linalg.norm(rest_m), np.linalg.norm(way_m, axis=-1).min()) > 0:
+                unit, ways = rest_m / np.linalg.norm(rest_m), way_m / np.linalg.norm(way_m, axis=-1, keepdims=True)
+                bend = kinematics.smallest_rotation(unit, ways)
+                rotations[:, parents[k]] = rotations[:, parents[k]] @ bend
+                turn = np.swapaxes(bend, -1, -2) @ turn
+        rotations[:, k] = turn
+    return dataclasses.replace(
+        motion,
+        names=tuple(names[joint] for joint in joints),
+        parents=tuple(parents),
+        offsets_m=offsets_m,
+        tips_m=motion.tips_m[joints],
+        root_position_m=root_position_m,
+        joint_rotations=rotations,
+    )
+
+
+def turned(motion: ArticulatedMotion, world: np.ndarray, axes: np.ndarray) -> ArticulatedMotion:
+    """Returns the motion in a world turned by `world` (3, 3), with each joint's axes turned in the rest pose.
+
+    Args:
+      motion: of N joints.
+      world: R_new_old of the world.
+      axes: (N, 3, 3) R_new_old of each joint's axes: all the same turn the rest pose as a whole, others bend it.
+    """
+    above = axes[np.maximum(motion.parents, 0)]
+    rotations = above @ motion.joint_rotations @ np.swapaxes(axes, -1, -2)
+    rotations[:, 0] = world @ motion.joint_rotations[:, 0] @ axes[0].T
+    return dataclasses.replace(
+        motion,
+        offsets_m=(above @ motion.offsets_m[..., None])[..., 0],
+        tips_m=(axes @ motion.tips_m[..., None])[..., 0],
+        root_position_m=motion.root_position_m @ world.T,
+        joint_rotations=rotations,
+    )
+
+
 def resampled(motion: ArticulatedMotion, fps: float) -> ArticulatedMotion:
     """Returns the motion at `fps` frames a second, from its first frame on.
 
@@ -69,3 +132,11 @@ def resampled(motion: ArticulatedMotion, fps: float) -> ArticulatedMotion:
         root_position_m=start_m + share[:, None] * (motion.root_position_m[after] - start_m),
         joint_rotations=(start * turn).as_matrix().reshape(shape),
     )
+
+
+def _left_out_above(motion: ArticulatedMotion, joint: int, kept: Mapping[int, int]) -> list[int]:
+    """Returns the joints between `joint` and the next one above it that is kept, or the root; from above to below."""
+    path: list[int] = []
+    while (joint := motion.parents[joint]) >= 0 and joint not in kept:
+        path.insert(0, joint)
+    return path

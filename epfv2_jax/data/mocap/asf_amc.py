@@ -5,13 +5,14 @@ import pathlib
 
 import numpy as np
 
-from epfv2_jax.core import checks
+from epfv2_jax.core import checks, files
 from epfv2_jax.data.mocap.articulated import ArticulatedMotion
-from epfv2_jax.data.mocap.lines import Line, read_lines
+from epfv2_jax.data.mocap.lines import MAX_JOINT_FRAMES, MAX_JOINTS, Line, read_lines
 from epfv2_jax.geometry.rotations import euler_matrix
 
 _INCH_M = 0.0254
-_SECTIONS = (":version", ":name", ":units", ":documentation", ":root", ":bonedata", ":hierarchy")
+_SECTIONS = (":version", ":name", ":units", ":documentation", ":root", ":bonedata", ":hierarchy", ":skin")
+_MAX_LINES = 100_000  # of an ASF file: a hundred for each of as many bones as are read
 _DOFS = ("rx", "ry", "rz")
 _ROOT_DOFS = ("tx", "ty", "tz", "rx", "ry", "rz")
 
@@ -30,6 +31,24 @@ class AsfSkeleton:
     dofs: tuple[tuple[str, ...], ...]  # in the order of the AMC values; the first is applied first
 
 
+def find_asf(amc: pathlib.Path) -> pathlib.Path:
+    """Returns the skeleton of an AMC file: beside it, with the longest name that the AMC file's continues after a `_`.
+
+    `01_05.amc` has `01.asf` (CMU), `HDM_bd_01-01_01_120.amc` has `HDM_bd.asf` (HDM05), in any case of the letters.
+
+    Raises:
+      ValueError: there is none.
+    """
+    files.check_file(amc)
+    beside = sorted(path for path in amc.parent.iterdir() if path.suffix.lower() == ".asf")
+    name = f"{amc.stem}_".lower()
+    found = [path for path in beside if name.startswith(f"{path.stem}_".lower())]
+    wanted = amc.with_name(f"{amc.stem.partition('_')[0]}.asf")
+    there = f" (there are {', '.join(path.name for path in beside[:5])})" if beside else ""
+    checks.not_empty(f"{wanted}: no such file", found, f"put the subject's ASF beside {amc}{there}")
+    return max(found, key=lambda path: len(path.stem))
+
+
 def read_asf(path: str | pathlib.Path) -> AsfSkeleton:
     """Returns the skeleton of an ASF file, whose unit of length u means u file units to the inch (CMU: 0.45).
 
@@ -43,7 +62,7 @@ def read_asf(path: str | pathlib.Path) -> AsfSkeleton:
     bones = _read_bones(sections[":bonedata"], degrees)
     parents = _read_hierarchy(sections[":hierarchy"], bones)
 
-    names = ["root", *_depth_first("root", parents)]
+    names = _depth_first(parents)
     missing = sorted(set(bones) - set(names))
     if missing:
         bones[missing[0]].line.fail(f"bone {missing[0]!r} is not below 'root' in :hierarchy; add it there")
@@ -66,10 +85,7 @@ def read_amc(path: str | pathlib.Path, skeleton: AsfSkeleton, fps: float) -> Art
       ValueError: the file is malformed or does not fit the skeleton; the message names file, line and value.
     """
     path = pathlib.Path(path)
-    lines = read_lines(path)
-    start = next((i for i, line in enumerate(lines) if not line.words[0].startswith(":")), len(lines))
-    _check_amc_header(path, lines[:start], skeleton)
-    values = _read_frames(path, lines[start:], skeleton)
+    values = _read_frames(path, skeleton)
 
     to_rad = np.pi / 180.0 if skeleton.degrees else 1.0
     num_frames = len(values["root"])
@@ -106,6 +122,8 @@ def _split_sections(path: pathlib.Path) -> dict[str, list[Line]]:
     sections: dict[str, list[Line]] = {}
     current = None
     for line in read_lines(path):
+        if line.number > _MAX_LINES:
+            line.fail(f"more than {_MAX_LINES} lines; is this an ASF file?")
         if line.words[0].startswith(":"):
             current = line.words[0].lower()
             if current not in _SECTIONS:
@@ -128,11 +146,12 @@ def _read_units(lines: list[Line]) -> tuple[float, bool]:
         if name not in fields:
             lines[0].fail(f"no line '{name}' in :units")
     (length,) = fields["length"].numbers(1)
-    if length <= 0:
-        fields["length"].fail("the unit of length must be positive")
-    if fields["angle"].words[1:] not in (("deg",), ("rad",)):
+    if not 1e-4 <= length <= 1e6:
+        fields["length"].fail("the unit of length must be positive, the units in an inch (2.54 for cm)")
+    unit = " ".join(fields["angle"].words[1:]).lower()
+    if unit not in ("deg", "rad"):
         fields["angle"].fail("the unit of angles must be 'deg' or 'rad'")
-    return _INCH_M / length, fields["angle"].words[1] == "deg"
+    return _INCH_M / length, unit == "deg"
 
 
 def _read_root(lines: list[Line]) -> tuple[str, ...]:
@@ -168,6 +187,8 @@ def _read_bones(lines: list[Line], degrees: bool) -> dict[str, _Bone]:
             name = fields["name"].words[1]
             if name in bones or name == "root":
                 fields["name"].fail("the name of the bone is taken")
+            if len(bones) == MAX_JOINTS:
+                line.fail(f"more than {MAX_JOINTS} bones")
             bones[name] = bone
             fields = None
         elif word in ("id", "name", "direction", "length", "axis", "dof", "limits", "bodymass", "cofmass"):
@@ -226,50 +247,71 @@ def _read_hierarchy(lines: list[Line], bones: dict[str, _Bone]) -> dict[str, str
     return parents
 
 
-def _depth_first(name: str, parents: dict[str, str]) -> list[str]:
-    below = []
-    for child in (c for c, parent in parents.items() if parent == name):
-        below += [child, *_depth_first(child, parents)]
-    return below
+def _depth_first(parents: dict[str, str]) -> list[str]:
+    """Returns the root and all bones below it, parents first."""
+    children: dict[str, list[str]] = {}
+    for child, parent in parents.items():
+        children.setdefault(parent, []).append(child)
+    names, waiting = [], ["root"]
+    while waiting:
+        names.append(waiting.pop())
+        waiting += reversed(children.get(names[-1], []))
+    return names
 
 
-def _check_amc_header(path: pathlib.Path, header: list[Line], skeleton: AsfSkeleton) -> None:
-    words = {line.words[0].upper(): line for line in header}
-    if ":FULLY-SPECIFIED" not in words:
+def _read_frames(path: pathlib.Path, skeleton: AsfSkeleton) -> dict[str, np.ndarray]:
+    """Returns the values (F, number of dofs) of each bone."""
+    counts = {name: len(dofs) for name, dofs in zip(skeleton.names, skeleton.dofs, strict=True)}
+    stops = dict(zip(counts, np.cumsum(list(counts.values())).tolist(), strict=True))
+    moving = {name for name, count in counts.items() if count}
+    header: set[str] = set()
+    frames: list[np.ndarray] = []
+    heading = None
+    missing: set[str] = set()  # bones of the current frame
+    for line in read_lines(path):
+        words = line.words
+        if heading is None and words[0].startswith(":"):
+            header.add(words[0].upper())
+        elif len(words) == 1 and words[0].isdecimal():
+            _check_complete(heading, missing)
+            if heading is None:
+                _check_amc_header(path, header, skeleton)
+            elif line.number_of(words[0]) != heading.number_of(heading.words[0]) + 1:
+                line.fail(
+                    f"frame {words[0][:12]} follows frame {heading.words[0]}; frames must be numbered without gaps"
+                )
+            if (len(frames) + 1) * len(counts) > MAX_JOINT_FRAMES:
+                line.fail(f"more than {MAX_JOINT_FRAMES} frames times bones; cut the file into shorter clips")
+            heading, missing = line, set(moving)
+            frames.append(np.zeros(sum(counts.values())))
+        elif heading is None:
+            line.fail("expected the number of the first frame")
+        elif words[0] not in counts:
+            line.fail(f"bone {words[0][:40]!r} is not in {skeleton.source}")
+        elif words[0] not in missing:
+            line.fail(
+                f"bone {words[0]!r} occurs twice in frame {heading.words[0]}, or its dof is empty in the ASF file"
+            )
+        else:
+            missing.discard(words[0])
+            frames[-1][stops[words[0]] - counts[words[0]] : stops[words[0]]] = line.numbers(counts[words[0]])
+    if heading is None:
+        _check_amc_header(path, header, skeleton)
+    checks.not_empty(f"{path}: frames", frames, "the file may be cut off")
+    _check_complete(heading, missing)
+    values = np.stack(frames)
+    return {name: values[:, stops[name] - counts[name] : stops[name]] for name in counts}
+
+
+def _check_amc_header(path: pathlib.Path, header: set[str], skeleton: AsfSkeleton) -> None:
+    if ":FULLY-SPECIFIED" not in header:
         raise ValueError(f"{path}: no line :FULLY-SPECIFIED before the frames; is this an AMC file?")
     unit = ":DEGREES" if skeleton.degrees else ":RADIANS"
-    if unit not in words:
+    if unit not in header:
         raise ValueError(f"{path}: no line {unit} before the frames; {skeleton.source} gives its angles in this unit")
 
 
-def _read_frames(path: pathlib.Path, lines: list[Line], skeleton: AsfSkeleton) -> dict[str, np.ndarray]:
-    """Returns the values (F, number of dofs) of each bone."""
-    counts = {name: len(dofs) for name, dofs in zip(skeleton.names, skeleton.dofs, strict=True)}
-    moving = {name for name, count in counts.items() if count}
-    frames: list[dict[str, np.ndarray]] = []
-    heading = None
-    for line in lines:
-        name = line.words[0]
-        if len(line.words) == 1 and name.isdecimal():
-            _check_complete(heading, frames, moving)
-            if heading is not None and int(name) != int(heading.words[0]) + 1:
-                line.fail(f"frame {name} follows frame {heading.words[0]}; frames must be numbered without gaps")
-            heading = line
-            frames.append({})
-        elif heading is None:
-            line.fail("expected the number of the first frame")
-        elif name not in counts:
-            line.fail(f"bone {name!r} is not in {skeleton.source}")
-        elif name in frames[-1]:
-            line.fail(f"bone {name!r} occurs twice in frame {heading.words[0]}")
-        else:
-            frames[-1][name] = line.numbers(counts[name])
-    checks.not_empty(f"{path}: frames", frames, "the file may be cut off")
-    _check_complete(heading, frames, moving)
-    still = np.zeros((len(frames), 0))
-    return {name: np.stack([frame[name] for frame in frames]) if name in moving else still for name in counts}
-
-
-def _check_complete(heading: Line | None, frames: list[dict[str, np.ndarray]], moving: set[str]) -> None:
-    if heading is not None and (missing := sorted(moving - frames[-1].keys())):
-        heading.fail(f"frame {heading.words[0]} has no line for bone {missing[0]!r}; the file may be cut off")
+def _check_complete(heading: Line | None, missing: set[str]) -> None:
+    if missing:
+        bone = min(missing)
+        heading.fail(f"frame {heading.words[0]} has no line for bone {bone!r}; the file may be cut off")

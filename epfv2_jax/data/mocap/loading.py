@@ -5,8 +5,8 @@ import pathlib
 
 import numpy as np
 
-from epfv2_jax.core import checks, files
-from epfv2_jax.data.mocap import articulated, asf_amc, bvh, figure
+from epfv2_jax.core import checks
+from epfv2_jax.data.mocap import articulated, asf_amc, bvh, figure, sanity, standing
 from epfv2_jax.data.mocap.articulated import ArticulatedMotion
 from epfv2_jax.data.mocap.clip import FPS, MotionClip
 from epfv2_jax.data.mocap.retarget import retarget
@@ -20,48 +20,54 @@ BVH_UNITS_M: dict[str, float] = {
     "millimetre": 0.001,
 }
 
-_LEG_RANGE_M = (0.6, 1.15)  # thigh and shin of anybody from a ten-year-old to the tallest
+# Thigh and shin of anybody from a six-year-old to the tallest: not above the ratio of two units, so that one fits.
+_LEG_RANGE_M = (0.53, 1.15)
+_LONGEST_S = 3600.0
 
 
 def load_clip(path: str | pathlib.Path, *, fps: float | None = None, bvh_unit_m: float | None = None) -> MotionClip:
     """Returns the motion of an AMC or BVH file resampled to 30 frames a second, its lowest foot joint at y = 0.
 
+    A figure that stands along another axis than y is turned, see `standing.upright`.
+
     Args:
-      path: of the file. The skeleton of an AMC file is found by the subject's number: `01_05.amc` needs `01.asf`.
+      path: of the file, with its suffix in any case. An AMC file needs its ASF beside it, see `asf_amc.find_asf`.
       fps: frame rate of an AMC file, which does not state it. A BVH file states its own.
       bvh_unit_m: unit of length of BVH files, which do not store it; by default the one of `BVH_UNITS_M` that gives
         the legs a human length.
 
     Raises:
-      ValueError: a file is missing, malformed or of unknown type, its figure lacks a body part, or it is an AMC file
-        and `fps` is None; the message says what to do.
+      ValueError: a file is missing, malformed or of unknown type, its figure lacks a body part, the motion is not a
+        person's (wrong units, axes or angles, see `sanity`), or it is an AMC file and `fps` is None; the message says
+        what to do.
     """
     path = pathlib.Path(path)
     checks.one_of((".amc", ".bvh"), **{f"{path}: type of motion file": path.suffix.lower()})
     if path.suffix.lower() == ".amc":
-        subject = path.stem.partition("_")[0]
-        asf = path.with_name(f"{subject}.asf")
-        files.check_file(asf, f"put the subject's ASF beside {path}")
+        asf = asf_amc.find_asf(path)
         if fps is None:
             raise ValueError(
                 f"{path}: AMC files do not state their frame rate; set motion_fps (fps of load_clip) to it: 120 for "
                 "CMU's originals, less for thinned copies"
             )
-        motion = asf_amc.read_amc(path, asf_amc.read_asf(asf), fps)
+        body = figure.body_of(asf_amc.read_amc(path, asf_amc.read_asf(asf), fps))
     else:
-        motion = _without_reference_pose(_in_metres(bvh.read_bvh(path), bvh_unit_m))
-    return retarget(articulated.resampled(motion, FPS))
+        body = _without_reference_pose(_in_metres(figure.body_of(bvh.read_bvh(path)), bvh_unit_m))
+    checks.within(0.0, _LONGEST_S, **{f"{path}: seconds; cut the file into shorter clips": body.num_frames / body.fps})
+    body = standing.upright(articulated.resampled(body, FPS))
+    sanity.check(body)
+    return retarget(body)
 
 
 def _in_metres(motion: ArticulatedMotion, unit_m: float | None) -> ArticulatedMotion:
     """Returns the motion with lengths in metres, given its unit or by the length of the legs."""
     if unit_m is None:
-        leg = figure.leg_length(motion, figure.find_body(motion))
+        leg = figure.leg_length(motion)
         fitting = [unit for unit in BVH_UNITS_M.values() if _LEG_RANGE_M[0] <= leg * unit <= _LEG_RANGE_M[1]]
         if len(fitting) != 1:
             raise ValueError(
                 f"{motion.source}: the legs are {leg:.4g} units long, a human length in none of "
-                f"{', '.join(BVH_UNITS_M)}; give the unit (bvh_unit_m)"
+                f"{', '.join(BVH_UNITS_M)}; write the file in one of these, or give the unit (bvh_unit_m)"
             )
         (unit_m,) = fitting
     return dataclasses.replace(

@@ -20,14 +20,15 @@ _JOINT = {name: i for i, name in enumerate(SKELETON.joint_names)}
 
 
 def retarget(motion: ArticulatedMotion) -> MotionClip:
-    """Returns the motion on the skeleton of EgoBody3M, with its lowest foot joint at y = 0.
+    """Returns a motion from `standing.upright` on the skeleton of EgoBody3M, with its lowest foot joint at y = 0.
 
     Raises:
-      ValueError: the figure lacks a body part, or its rest pose does not stand upright with y up, facing z.
+      ValueError: a bone points opposite to that of EgoBody3M at rest, or is too short.
     """
-    body = figure.find_body(motion)
+    body = figure.joints(motion)
     turned, source_m = articulated.world_pose(motion)
-    rotations = _world_rotations(motion, body, turned)
+    with checks.naming(motion.source):
+        rotations = _world_rotations(motion, body, turned)
     offsets_m = _offsets(motion, body)
     root_rotation = turned[:, 0]
     root_m = 0.5 * (source_m[:, body["l_thigh"]] + source_m[:, body["r_thigh"]])
@@ -48,7 +49,7 @@ def retarget(motion: ArticulatedMotion) -> MotionClip:
 def _world_rotations(motion: ArticulatedMotion, body: dict[str, int], turned: np.ndarray) -> np.ndarray:
     """Returns the global rotations (F, J, 3, 3) of the target joints, given those of the source (F, N, 3, 3)."""
     rotations = np.empty((len(turned), SKELETON.num_joints, 3, 3))
-    chest = figure.chest(motion, body)
+    chest = figure.chest(motion)
     spine = figure.path_down(motion, 0, chest) or [0]
     for i in range(3):
         rotations[:, _JOINT[f"b_spine{i}"]] = turned[:, spine[round(i * (len(spine) - 1) / 2)]]
@@ -59,7 +60,7 @@ def _world_rotations(motion: ArticulatedMotion, body: dict[str, int], turned: np
         part = {name[2:]: joint for name, joint in body.items() if name.startswith(side + "_")}
         target = {name[4:]: joint for name, joint in _JOINT.items() if name.startswith(f"b_{side}_")}
         upper_arm, shin, foot = (motion.offsets_m[part[name]] for name in ("forearm", "foot", "toes"))
-        hand = motion.offsets_m[figure.hand(motion, part["forearm"])]
+        hand = motion.offsets_m[part["hand"]]
         ankle_to_toes = _REST[target["subtalar"]] + _REST[target["transversetarsal"]]
         align_foot = _frame(foot, shin) @ _frame(ankle_to_toes, _REST[target["foot_twist"]]).T
 
@@ -84,9 +85,7 @@ def _offsets(motion: ArticulatedMotion, body: dict[str, int]) -> np.ndarray:
         checks.at_least(0.05, **{name: round(value, 4)})
         return value
 
-    offsets_m = _REST * (
-        figure.leg_length(motion, body) / -(_REST[_JOINT["b_l_leg"]] + _REST[_JOINT["b_l_foot_twist"]])[1]
-    )
+    offsets_m = _REST * (figure.leg_length(motion) / -(_REST[_JOINT["b_l_leg"]] + _REST[_JOINT["b_l_foot_twist"]])[1])
     upper_arm, thigh, shin = length("forearm"), length("shin"), length("foot")
     forearm = upper_arm * np.linalg.norm(_REST[_JOINT["b_l_wrist"]]) / np.linalg.norm(_REST[_JOINT["b_l_forearm"]])
     own = {"forearm": upper_arm, "wrist": forearm, "leg": thigh, "foot_twist": shin}
@@ -98,11 +97,9 @@ def _offsets(motion: ArticulatedMotion, body: dict[str, int]) -> np.ndarray:
 def _align(target: np.ndarray, source: np.ndarray) -> np.ndarray:
     """Returns the smallest rotation (3, 3) that takes the direction `target` to `source`."""
     a, b = target / np.linalg.norm(target), source / np.linalg.norm(source)
-    cross, cosine = np.cross(a, b), float(a @ b)
-    if cosine < -0.999:
+    if a @ b < -0.999:
         raise ValueError(f"rest bones {target.tolist()} and {source.tolist()} point opposite ways; turn the rest pose")
-    skew = np.array([[0, -cross[2], cross[1]], [cross[2], 0, -cross[0]], [-cross[1], cross[0], 0]])
-    return np.eye(3) + skew + skew @ skew / (1.0 + cosine)
+    return kinematics.smallest_rotation(a, b[None])[0]
 
 
 def _frame(primary: np.ndarray, secondary: np.ndarray) -> np.ndarray:
