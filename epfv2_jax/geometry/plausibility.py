@@ -51,7 +51,8 @@ def check_cameras(T_cam_headset: np.ndarray, center_px: np.ndarray, size_px: np.
             )
         if up[1] < 0.2:
             raise ValueError(
-                f"{name}: up in the image is {up.round(2).tolist()} in headset axes; turn image and camera upright"
+                f"{name}: up in the image is {up.round(2).tolist()} in headset axes; turn images and cameras "
+                "upright, or has it OpenGL axes (y up, z backward; ours: x right, y down, z forward)?"
             )
     for v, m in enumerate(layout.mirror or ()):
         name, partner = layout.view_names[v], layout.view_names[m]
@@ -100,43 +101,54 @@ def check_body(
     """
     joints_m = np.where(joint_valid[..., None], joints_world_m, np.nan).astype(np.float64)
     rest_m = skeleton.rest_joints_headset_m()
-    R, origin_m = (np.asarray(T_world_headset, np.float64)[:, :3, i] for i in (slice(3), 3))
-
-    def median(values: np.ndarray) -> np.ndarray:
-        known = values[np.isfinite(values).reshape(len(values), -1).all(axis=1)]
-        return np.median(known, axis=0) if len(known) else np.full(values.shape[1:], np.nan)
+    R_world_headset = np.asarray(T_world_headset, np.float64)[:, :3, :3]
 
     bones = [(parent, j) for j, parent in enumerate(skeleton.parents) if parent >= 0]
-    lengths_m, rest_lengths_m = (
-        np.array([np.linalg.norm(at[..., j, :] - at[..., parent, :], axis=-1) for parent, j in bones])
+    long = [(parent, j) for parent, j in bones if np.linalg.norm(rest_m[j] - rest_m[parent]) > 0.1]
+    at_m, rest_at_m = (
+        np.array([np.linalg.norm(at[..., j, :] - at[..., parent, :], axis=-1) for parent, j in long])
         for at in (joints_m, rest_m)
     )
-    scale = float(
-        np.nanmedian(lengths_m, axis=1)[rest_lengths_m > 0.1].sum() / rest_lengths_m[rest_lengths_m > 0.1].sum()
-    )
-    if not BODY_SCALE[0] <= scale <= BODY_SCALE[1]:
+    scale = _median((at_m / rest_at_m[:, None]).reshape(-1, 1))[0]
+    if scale < BODY_SCALE[0] or scale > BODY_SCALE[1]:
         raise ValueError(
             f"the body is {scale:.3g} times as large as a grown person; are the joints in another unit than metres?"
         )
-    top, bottom = int(rest_m[:, 1].argmax()), rest_m[:, 1] < rest_m[:, 1].min() + 0.1
-    head_m = median(np.linalg.norm(joints_m[:, top] - origin_m, axis=-1))
+    top, bottom = int(rest_m[:, 1].argmax()), np.flatnonzero(rest_m[:, 1] < rest_m[:, 1].min() + 0.1)
+    head_m = _median(np.linalg.norm(joints_m[:, top] - T_world_headset[:, :3, 3], axis=-1))
     if head_m > MAX_HEAD_DISTANCE_M:
         raise ValueError(
             f"{skeleton.joint_names[top]} is {head_m:.3g} m from the headset; are joints and headset poses in one "
             "unit, one world and of one time, and does T_world_headset map headset to world?"
         )
-    upward = median(joints_m[:, top] - np.nanmean(joints_m[:, bottom], axis=1))
-    axis = int(np.abs(upward).argmax())
+    upward = _median(joints_m[:, top] - joints_m[:, bottom].mean(axis=1))
     if upward[1] < 0.3 * np.linalg.norm(upward):
-        sign = "-" if upward[axis] < 0 else ""
+        axis = int(np.abs(upward).argmax())
         raise ValueError(
-            f"the body stands along {sign}{'xyz'[axis]} of the world, not along y; y must be up: turn joints and poses"
+            f"the body stands along {'-' if upward[axis] < 0 else ''}{'xyz'[axis]} of the world, not along y; y must "
+            "be up: turn joints and poses"
         )
-    left = [(j, m) for j, m in enumerate(skeleton.mirror) if rest_m[j, 0] - rest_m[m, 0] > 0.1]
-    across = np.mean([joints_m[:, j] - joints_m[:, m] for j, m in left], axis=0)
-    leftward = float(median(np.einsum("ni,ni->n", across, R[:, :, 0])))
-    if leftward < 0:
+    sides = [(j, m) for j, m in enumerate(skeleton.mirror) if rest_m[j, 0] - rest_m[m, 0] > 0.1]
+    leftward = np.mean([joints_m[:, j] - joints_m[:, m] for j, m in sides], axis=0)
+    left_m = _median((leftward * R_world_headset[:, :, 0]).sum(-1))
+    if left_m < 0:
         raise ValueError(
-            f"left joints are {-100 * leftward:.0f} cm to the wearer's right; are left and right exchanged, or the "
-            "axes left-handed?"
+            f"left joints are {-100 * left_m:.0f} cm to the wearer's right; are left and right exchanged, or the axes "
+            "left-handed?"
         )
+    # Such as the toes: joints that lie in front of or behind their parents. Forward is to the right of leftward.
+    forward = np.cross(leftward, [0.0, 1.0, 0.0])
+    depths_m = {(parent, j): rest_m[j, 2] - rest_m[parent, 2] for parent, j in bones}
+    ahead = [
+        d * ((joints_m[:, j] - joints_m[:, p]) * forward).sum(-1) for (p, j), d in depths_m.items() if abs(d) > 0.03
+    ]
+    if ahead and _median(np.sum(ahead, axis=0)) < 0:
+        raise ValueError(
+            "toes and shoulders point backward while left is left: the body is mirrored; are the axes left-handed?"
+        )
+
+
+def _median(values: np.ndarray) -> np.ndarray:
+    """Returns the median over the leading axis of the entries without NaN; NaN where there is none."""
+    known = values[np.isfinite(values).reshape(len(values), -1).all(axis=1)]
+    return np.median(known, axis=0) if len(known) else np.full(values.shape[1:], np.nan)

@@ -32,10 +32,6 @@ def rig_image_size(rig: Rig, batch: int, layout: RigLayout, image_size_hw: tuple
         checks.finite(name, array, "calibrate the cameras again")
     for v in range(V):
         transforms.check_rigid(rig.T_cam_headset[:, v], f"rig.T_cam_headset of camera {v}")
-    for b in range(batch):
-        with checks.naming("rig"):
-            center_px, size_px = rig.cameras.center_px[b], rig.cameras.size_px[b]
-            plausibility.check_cameras(rig.T_cam_headset[b], center_px, size_px, layout)
     found = {(int(height), int(width)) for width, height in np.rint(rig.cameras.size_px).reshape(-1, 2)}
     allowed = found if image_size_hw is None else {tuple(image_size_hw)}
     if len(found) > 1 or found != allowed:
@@ -44,6 +40,10 @@ def rig_image_size(rig: Rig, batch: int, layout: RigLayout, image_size_hw: tuple
             f"rig.cameras.size_px: images of {', '.join(map(by, sorted(found)))} (height x width) from {V} cameras, "
             f"the model takes {wanted}; resize the images, and the cameras with cameras.resize"
         )
+    for b in range(batch):
+        with checks.naming("rig"):
+            center_px, size_px = rig.cameras.center_px[b], rig.cameras.size_px[b]
+            plausibility.check_cameras(rig.T_cam_headset[b], center_px, size_px, layout)
     return found.pop()
 
 

@@ -1,4 +1,4 @@
-"""Tiny sequences in the EgoBody3M layout: bodies with joints moved at random, seen by the default headset at a tenth of its image size."""
+"""Tiny sequences in the EgoBody3M layout: bodies in random poses, seen by a headset with small images."""
 
 import json
 import zipfile
@@ -6,9 +6,10 @@ import zipfile
 import jax
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from epfv2_jax.data import images, rig
-from epfv2_jax.geometry import cameras, skeleton
+from epfv2_jax.geometry import cameras, kinematics, skeleton
 
 J = skeleton.EGOBODY3M.num_joints
 SIZES_PX = ((64, 48), (128, 102), (128, 102), (64, 48))
@@ -23,6 +24,15 @@ def small_rig():
     return default.replace(cameras=cameras.stack(views))
 
 
+def posed(rng):
+    """The joints (J, 3) of a grown person in a random pose, headset frame, metres."""
+    body = skeleton.EGOBODY3M
+    rotations = Rotation.from_rotvec(rng.normal(0, 0.5, (J, 3))).as_matrix().astype(np.float32)
+    root_m, offsets_m = (np.asarray(x, np.float32) for x in (body.rest_root_headset_m, body.rest_offsets_m))
+    joints_m, _ = kinematics.forward_kinematics(body.parents, np.eye(3, dtype=np.float32), root_m, rotations, offsets_m)
+    return joints_m + body.rest_joints_headset_m()[0] - joints_m[0]
+
+
 def frame_fields(frames, seed=0):
     """The JSON fields of the frames with these numbers."""
     rng = np.random.default_rng(seed)
@@ -34,8 +44,7 @@ def frame_fields(frames, seed=0):
         T_world_headset = np.eye(4)
         T_world_headset[:3, :3] = [[np.cos(turn), 0, np.sin(turn)], [0, 1, 0], [-np.sin(turn), 0, np.cos(turn)]]
         T_world_headset[:3, 3] = rng.uniform((-1, 1.5, -1), (1, 1.7, 1))
-        rest_m = skeleton.EGOBODY3M.rest_joints_headset_m()
-        joints_headset_m = rest_m + rng.uniform((-0.2, -0.2, -0.2), (0.2, 0.2, 0.5), (J, 3)).astype(np.float32)
+        joints_headset_m = posed(rng)
         T_cam_headset = np.asarray(headset.T_cam_headset)
         joints_cam_m = (
             np.einsum("vij,nj->vni", T_cam_headset[:, :3, :3], joints_headset_m) + T_cam_headset[:, None, :3, 3]

@@ -70,7 +70,8 @@ def data(tmp_path_factory):
     """A folder with zips/test and records/test: one sequence of five frames, with a gap after the second."""
     folder = tmp_path_factory.mktemp("data")
     write_zips(folder / "zips" / "test", FRAMES)
-    conversion.convert(folder / "zips", folder / "records", ConversionConfig(image_size_hw=SIZE_HW, jpeg_quality=100))
+    config = ConversionConfig(image_size_hw=SIZE_HW, jpeg_quality=100, doubtful="keep")  # random joints are no body
+    conversion.convert(folder / "zips", folder / "records", config)
     return folder
 
 

@@ -77,6 +77,7 @@ class CameraReport:
     held_out_rms_px: float | None
     angle_range_deg: tuple[float, float] | None
     num_points: int
+    visible_share: float  # of all joints of all frames: how many the camera's image holds, occluded or not
 
 
 @dataclasses.dataclass(kw_only=True)

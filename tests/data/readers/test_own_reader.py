@@ -100,7 +100,7 @@ class PairReader:
 @pytest.fixture
 def config(monkeypatch):
     monkeypatch.setitem(readers.READERS, "pair", PairReader())
-    return conversion.ConversionConfig(reader="pair", image_size_hw=(16, 16), record_frames=4)
+    return conversion.ConversionConfig(reader="pair", image_size_hw=(16, 16), record_frames=4, doubtful="keep")
 
 
 @pytest.fixture
