@@ -33,8 +33,10 @@ def run(args: argparse.Namespace) -> None:
     with exits.usage():
         checks.one_of(weights.encoder_names(), encoder=args.encoder)
     imported = weights.convert(weights.read(args.file), args.encoder)
+    told = weights.confirm(args.file, args.encoder)
     meta = {"file": pathlib.Path(args.file).name, "sha256": files.sha256(args.file), "layout": imported.layout}
     checkpoints.save_encoder(args.out, args.encoder, imported.variables, meta)
+    print(told)
     print(f"layout: {imported.layout}; tensors used: {imported.used}; ignored: {len(imported.ignored)}")
     for reason, number in collections.Counter(imported.ignored.values()).items():
         print(f"  ignored {number}: {reason}")

@@ -61,7 +61,7 @@ def make_plan(records_dir: str | os.PathLike, teacher_dir: str | os.PathLike, co
 
     Raises:
       ValueError: a shard is missing or not of the size that the manifest states, there is no checkpoint, or the teacher
-        is for another skeleton or layout.
+        is for another skeleton or layout, or was trained on images of another size.
     """
     source = records.open_records(records_dir)
     teacher = checkpoints.load(teacher_dir)
@@ -72,6 +72,8 @@ def make_plan(records_dir: str | os.PathLike, teacher_dir: str | os.PathLike, co
                 f"{teacher_dir}: the teacher is for {what} {own.name!r}, {records_dir} has {theirs.name!r}; use "
                 "another teacher or other records"
             )
+    remedy = "height and width of the teacher's images; convert the data to that size, or use another teacher"
+    checks.equal(f"{records_dir}: image size", source.image_size_hw, teacher.about.image_size_hw, remedy)
     units, streams = cutting.cut(source.entries, teacher.model.history, config)
     return Plan(
         package_version=epfv2_jax.__version__,

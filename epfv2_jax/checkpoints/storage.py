@@ -6,8 +6,10 @@ its files (against damage; nothing here protects from intent). The seal is writt
 name, so that it shows for each step by itself, whatever version of Orbax wrote it, that all is there and unchanged.
 """
 
+import contextlib
 import dataclasses
 import logging
+import os
 import pathlib
 import re
 from collections.abc import Iterable, Iterator
@@ -51,8 +53,9 @@ class Steps:
     """
 
     def __init__(self, directory: epath.Path, keep: int):
-        self.directory, self._saving = directory, None
+        self.directory, self._saving, self._failed = directory, None, False
         logging.getLogger("absl").setLevel(logging.WARNING)
+        logging.getLogger("absl").addFilter(_is_no_repeated_error)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             create=True,
@@ -62,10 +65,11 @@ class Steps:
         self._manager = ocp.CheckpointManager(directory, options=options, item_names=ITEMS)
 
     def save(self, step: int, items: ocp.args.Composite) -> None:
-        """Starts saving a step, after the one before is committed."""
+        """Starts saving a step, after the one before is committed; errors as in `wait`."""
         self.wait()
         self._saving = step
-        self._manager.save(step, args=items, force=True)
+        with self._failing_clearly():
+            self._manager.save(step, args=items, force=True)
 
     def delete(self, step: int) -> None:
         """Removes a step."""
@@ -77,17 +81,37 @@ class Steps:
         return self._manager.restore(step, args=args)["state"]
 
     def wait(self) -> None:
-        """Waits until all that was saved is committed."""
-        self._manager.wait_until_finished()
-        if self._saving is not None and multihost.is_first():
-            folder = self.directory / str(self._saving)
-            seal(folder, sorted(p.name for p in folder.iterdir() if p.name != SEAL))
+        """Waits until all that was saved is committed.
+
+        Raises:
+          OSError: a step could not be written, for instance because the disk is full.
+        """
+        with self._failing_clearly():
+            self._manager.wait_until_finished()
+            if self._saving is not None and multihost.is_first():
+                folder = self.directory / str(self._saving)
+                seal(folder, sorted(p.name for p in folder.iterdir() if p.name != SEAL))
         self._saving = None
 
     def close(self) -> None:
         """Waits as `wait` does and releases the manager."""
+        if self._failed:  # and told so
+            return
         self.wait()
         self._manager.close()
+
+    @contextlib.contextmanager
+    def _failing_clearly(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # of Orbax, TensorStore or the file system
+            self._failed = True
+            text = str(error)
+            reason = "no space left on the device" if "No space left" in text else text.partition("\n")[0][:300]
+            raise OSError(
+                f"{self.directory / str(self._saving)}: the checkpoint cannot be written: {reason}. The steps before "
+                "it are whole; mend the cause and start the same command again"
+            ) from error
 
     def _seal_items(self) -> None:
         # Orbax calls this when it has written all files of a step and before it gives the step its final name; only its
@@ -96,6 +120,11 @@ class Steps:
             unfinished = re.compile(rf"{self._saving}(\.orbax-checkpoint-tmp.*)?")
             (folder,) = (path for path in self.directory.iterdir() if unfinished.fullmatch(path.name))
             seal(folder, ITEMS)
+
+
+def _is_no_repeated_error(record: logging.LogRecord) -> bool:
+    """Returns False for errors of Orbax's threads, which it logs with their stacks and then raises as well."""
+    return record.levelno < logging.ERROR or f"{os.sep}orbax{os.sep}" not in record.pathname
 
 
 def seal(folder: epath.Path, names: Iterable[str]) -> None:

@@ -129,6 +129,14 @@ def test_a_teacher_for_other_joints_or_views_is_refused(tmp_path, teacher_dir, r
         plan_lib.make_plan(records_dir, teacher_dir, helpers.PASS)
 
 
+def test_a_teacher_of_other_images_is_refused(tmp_path, teacher_dir, records_dir, helpers, monkeypatch):
+    trained = load(teacher_dir)
+    trained = dataclasses.replace(trained, about=dataclasses.replace(trained.about, image_size_hw=(64, 48)))
+    monkeypatch.setattr(checkpoints, "load", lambda _: trained)
+    with pytest.raises(ValueError, match=r"image size: expected \(64, 48\), got .* use another teacher"):
+        plan_lib.make_plan(records_dir, teacher_dir, helpers.PASS)
+
+
 def test_a_plan_is_read_without_the_code_of_its_teacher(tmp_path, teacher, records_dir, helpers, monkeypatch):
     folder, model = teacher
     written = plan_lib.write_plan(tmp_path / "out", plan_lib.make_plan(records_dir, folder, helpers.PASS))

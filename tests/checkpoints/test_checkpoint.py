@@ -156,6 +156,29 @@ def test_every_flipped_bit_is_found_and_the_step_before_is_used(tmp_path, variab
     again.close()
 
 
+def test_a_full_disk_is_one_short_error_and_the_step_before_stays(tmp_path, variables, monkeypatch, caplog):
+    writer = CheckpointWriter(tmp_path, about())
+    writer.save(1, state_at(1), variables, {"next_step": 1})
+    writer.wait()
+
+    def full_disk(*_):
+        raise ValueError(
+            "RESOURCE_EXHAUSTED: Failed writing: No space left on device [os_error_code='28']\n" + 9000 * "x"
+        )
+
+    with monkeypatch.context() as patched:
+        patched.setattr(storage, "seal", full_disk)
+        writer.save(2, state_at(2), variables, {"next_step": 2})
+        message = r"^\S+/latest/2: the checkpoint cannot be written: no space left on the device\. The steps before it .{,99}$"
+        with pytest.raises(OSError, match=message):
+            writer.wait()
+        writer.close()  # does not repeat the error
+    assert len(caplog.text) < 1000
+    again = CheckpointWriter(tmp_path, about())
+    assert again.latest_step() == 1 and int(again.restore(abstract(state_at(0)))[0]["step"]) == 1
+    again.close()
+
+
 def test_a_model_with_no_whole_step_is_refused_by_the_reason(tmp_path, variables):
     writer = CheckpointWriter(tmp_path, about())
     writer.save(1, state_at(1), variables, {"next_step": 1})

@@ -201,7 +201,8 @@ def _claim(out_dir: pathlib.Path, config: ConversionConfig) -> None:
     stored = files.read_json(path)
     checks.instance(os.fspath(path), stored, dict, "a JSON object")
     version = {"record_version": stored.pop("record_version", 1)}
-    found = version | config_lib.to_mapping(config_lib.from_mapping(ConversionConfig, stored, os.fspath(path)))
+    with checks.naming("the conversion there is of another version", remedy="choose another folder or delete this one"):
+        found = version | config_lib.to_mapping(config_lib.from_mapping(ConversionConfig, stored, os.fspath(path)))
     if found != wanted:
         differences = ", ".join(f"{k}: {found[k]} there, {wanted[k]} asked" for k in wanted if found[k] != wanted[k])
         raise ValueError(

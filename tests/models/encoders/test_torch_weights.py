@@ -2,6 +2,7 @@ import ast
 import io
 import json
 import pickle
+import re
 import struct
 import sys
 import zipfile
@@ -268,6 +269,44 @@ def test_a_pickle_is_recognised_by_content_and_never_opened(tmp_path, content, n
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"(?s)a pickle .*weights_only=True.*save_file"):
         weights_lib.read(path)
+
+
+@pytest.mark.parametrize(
+    "encoder, config, told",
+    [
+        ("resnet18", {"architecture": "resnet18"}, "architecture by config.json: resnet18"),
+        ("dinov3_vits16", {"architecture": "vit_small_patch16_dinov3_qkvb"}, "vit_small_patch16_dinov3_qkvb"),
+        ("resnet50", {"model_type": "resnet"}, "architecture by config.json: resnet"),
+        ("resnet18", None, r"no config\.json .* cannot tell resnet18 from resnetblur18: make sure"),
+        ("resnet34", None, r"no config\.json beside the file$"),
+    ],
+)
+def test_the_architecture_is_confirmed_or_left_to_the_user(tmp_path, encoder, config, told):
+    if config is not None:
+        (tmp_path / "config.json").write_text(json.dumps(config))
+    assert re.search(told, weights_lib.confirm(str(tmp_path / "model.safetensors"), encoder))
+
+
+@pytest.mark.parametrize(
+    "encoder, config, message",
+    [
+        (own, {"architecture": other}, f"architecture '{other}' is not '{own}'")
+        for own in weights_lib.LOOKALIKES
+        for other in weights_lib.LOOKALIKES[own]
+    ]
+    + [
+        (
+            "resnet50",
+            {"model_type": "resnet", "downsample_in_bottleneck": True},
+            r".*get the weights .* \(ResNet v1\.5\)",
+        ),
+        ("resnet18", [1], "expected a JSON object"),
+    ],
+)
+def test_a_variant_that_the_keys_cannot_tell_is_refused(tmp_path, encoder, config, message):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=rf"config\.json: {message}"):
+        weights_lib.confirm(str(tmp_path / "model.safetensors"), encoder)
 
 
 @pytest.mark.parametrize(
