@@ -43,7 +43,7 @@ def parse_frame(content: bytes, where: str) -> FrameMetadata:
     Raises:
       ValueError: naming the file, the field, its value and what is allowed.
     """
-    fields = files.parse_json(content, where, "fetch the file again")
+    fields = files.parse_json(content, where, "fetch the file again", finite=False)
     checks.instance(where, fields, dict, "a JSON object")
     frame_index = _integer(fields, "frame_index", where)
     level = _integer(fields, "annotation_level", where)
