@@ -208,6 +208,26 @@ def test_what_a_run_says_about_itself_survives_json():
     assert back == about() and back.model_config == MODEL_CONFIG
 
 
+def test_damaged_metadata_is_refused_by_field():
+    meta = json.loads(json.dumps(about().to_meta()))
+    for change, message in (
+        ({"image_size_hw": [16]}, "image_size_hw: expected 2 values"),
+        ({"image_size_hw": [0, 16]}, r"image_size_hw\[0\]: must be at least 1"),
+        ({"experiment": 3}, "experiment: expected a mapping"),
+        ({"experiment": {"model": None}}, r"experiment\.model: expected a mapping"),
+        ({"skeleton": None}, "skeleton: expected a mapping"),
+        ({"layout": {**meta["layout"], "upright_turns": [0.5, 0, 0, 0]}}, r"layout\.upright_turns\[0\]: expected int"),
+    ):
+        with pytest.raises(ValueError, match=rf"^here: {message}.*; the checkpoint is damaged: use another"):
+            About.from_meta({**meta, **change}, "here")
+    for name in ("experiment", "skeleton", "layout", "image_size_hw"):
+        with pytest.raises(ValueError, match=f"here: {name}: required key is missing"):
+            About.from_meta({k: v for k, v in meta.items() if k != name}, "here")
+    for meta in ([], None, {"format_version": "2"}):
+        with pytest.raises(checkpoints.ForeignCheckpointError, match="here: checkpoint of format"):
+            About.from_meta(meta, "here")
+
+
 def test_other_data_than_the_checkpoint_saw_are_refused(tmp_path, variables):
     writer = CheckpointWriter(tmp_path, about())
     writer.save(1, state_at(1), variables, {"next_step": 1})
