@@ -310,10 +310,9 @@ def make_weights(folder: pathlib.Path) -> pathlib.Path:
 
 
 def read_weights(path: pathlib.Path) -> Any:
-    file = weights.read(path)
+    file = weights.read(path)  # numbers that are not finite are refused when they are converted to an encoder's
     for key, shape in file.shapes.items():
-        if file.dtypes[key] == "F32":
-            assert file.load(key).shape == shape and np.isfinite(file.load(key)).all()
+        assert file.dtypes[key] != "F32" or file.load(key).shape == shape
 
 
 @functools.cache

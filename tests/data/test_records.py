@@ -263,7 +263,11 @@ def test_images_that_no_camera_takes_are_refused(size):
     run = make_run()
     cameras = run.rig.cameras.replace(size_px=np.full_like(run.rig.cameras.size_px, size))
     with pytest.raises(ValueError, match=r"size_px: must be in \[1, 2048\]"):
-        records.decode_images(dataclasses.replace(run, rig=run.rig.replace(cameras=cameras)))
+        dataclasses.replace(run, rig=run.rig.replace(cameras=cameras))
+    cameras.size_px[:] = 16
+    cameras.size_px[1] = 17
+    with pytest.raises(ValueError, match="run of 100: views differ in size .*; convert them to one size"):
+        dataclasses.replace(run, rig=run.rig.replace(cameras=cameras))
 
 
 def test_killed_writer_leaves_no_shard(tmp_path):

@@ -2,7 +2,8 @@
 
     plan.json                      what is labelled, by which teacher, in which units; its SHA-256 identifies the pass
     labels/00000007.arrayrecord    the labels of unit 7: a LabelRun for each of its records, then a footer
-    progress/00000007.json         which worker labelled it, in what time, and how many bad rows there are
+    progress/00000007.json         which worker labelled it, in what time, and how many bad rows there are; labels do
+                                   not depend on it
 
 Label record i belongs to image record i.
 """

@@ -46,6 +46,12 @@ class FrameRun:
         checks.array(f"{where}: frame_index", self.frame_index, (None,), np.int32)
         n, V = len(self.frame_index), self.num_views
         checks.at_least(1, **{f"{where}: number of frames": n, f"{where}: number of views": V})
+        sizes = np.asarray(self.rig.cameras.size_px)
+        checks.array(f"{where}: size_px", sizes, (V, 2), np.floating)
+        for size in (sizes.min(), sizes.max()):
+            checks.within(1, MAX_IMAGE_SIZE, **{f"{where}: size_px": float(size)})
+        if np.any(sizes != sizes[:1]):
+            raise ValueError(f"{where}: views differ in size {sizes.tolist()}; convert them to one size")
         checks.array(f"{where}: time_s", self.time_s, (n,), np.float64)
         checks.array(f"{where}: joint_valid", self.joint_valid, (n, None), np.bool_)
         checks.array(f"{where}: joints_world_m", self.joints_world_m, (n, self.num_joints, 3), np.float32)
@@ -108,13 +114,7 @@ class FrameRun:
     @property
     def image_size_hw(self) -> tuple[int, int]:
         """(height, width) in pixels, one size for all views."""
-        sizes = np.asarray(self.rig.cameras.size_px)
-        checks.array(f"run of {self.sequence}: size_px", sizes, (self.num_views, 2), np.floating)
-        for size in (sizes.min(), sizes.max()):
-            checks.within(1, MAX_IMAGE_SIZE, **{f"run of {self.sequence}: size_px": float(size)})
-        if np.any(sizes != sizes[:1]):
-            raise ValueError(f"run of {self.sequence}: views differ in size {sizes.tolist()}; convert them to one size")
-        width, height = sizes[0]
+        width, height = np.asarray(self.rig.cameras.size_px)[0]
         return int(height), int(width)
 
 

@@ -58,7 +58,7 @@ class Shard:
     def __post_init__(self):
         if not _SHARD_NAME.fullmatch(self.file):
             raise ValueError(f"file: {self.file!r} is not a plain file name that ends in {SHARD_SUFFIX}")
-        checks.at_least(1, num_bytes=self.num_bytes)
+        checks.at_least(0, num_bytes=self.num_bytes)
         checks.not_empty("records", self.records, "a shard has at least one")
 
 
