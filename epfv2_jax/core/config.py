@@ -145,7 +145,7 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
         checks.instance(path, value, (list, tuple), "a sequence")
         inner = [args[0]] * len(value) if len(args) == 2 and args[1] is Ellipsis else args
         if len(inner) != len(value):
-            raise ValueError(f"{path}: expected {len(inner)} values, got {repr(value)[:200]}")
+            raise ValueError(f"{path}: expected {len(inner)} values, got {checks.short(value)}")
         if all(map(_is_plain, inner, value)):  # the common case: a plan has a million numbers
             return tuple(value)
         return tuple(_convert(h, v, f"{path}[{i}]") for i, (h, v) in enumerate(zip(inner, value, strict=True)))

@@ -96,6 +96,11 @@ def test_a_file_comes_back_and_any_change_to_it_is_refused_by_file_and_field(tmp
     path.write_text("[" * 100_000)
     with pytest.raises(ValueError, match=rf"^{path}: not valid JSON.*; make it again$"):
         config.read(Outer, path, "make it again")
+    for depth in (10, 100, 900, *range(960, 1000, 3), 5000):  # those that are parsed and then meet the stack's end too
+        for field in ("steps", "levels", "free", "sha256"):
+            path.write_text(json.dumps({"name": "x", field: 0}).replace("0", "[" * depth + "]" * depth))
+            with pytest.raises(ValueError, match=rf"^{path}: "):
+                config.read(Outer, path, "make it again")
     path.write_text("3")
     with pytest.raises(ValueError, match=rf"^{path}: content: expected a mapping"):
         config.read(Outer, path, "make it again")

@@ -266,7 +266,7 @@ def test_images_that_no_camera_takes_are_refused(size):
         dataclasses.replace(run, rig=run.rig.replace(cameras=cameras))
     cameras.size_px[:] = 16
     cameras.size_px[1] = 17
-    with pytest.raises(ValueError, match="run of 100: views differ in size .*; convert them to one size"):
+    with pytest.raises(ValueError, match=r"run of 100: views differ in size .*; convert them to one size"):
         dataclasses.replace(run, rig=run.rig.replace(cameras=cameras))
 
 
