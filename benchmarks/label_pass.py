@@ -34,11 +34,11 @@ import numpy as np
 from epfv2_jax import models, structs
 from epfv2_jax.autolabel import cutting, worker
 from epfv2_jax.autolabel import plan as plan_lib
-from epfv2_jax.autolabel.identity import RecordsIdentity, TeacherIdentity
 from epfv2_jax.checkpoints import About, CheckpointWriter
 from epfv2_jax.core import config as config_lib
 from epfv2_jax.core import files
 from epfv2_jax.data import images, labels, records, rig
+from epfv2_jax.data.labels import RecordsIdentity, TeacherIdentity
 from epfv2_jax.geometry import layout, skeleton
 from epfv2_jax.models.base import PoseModel
 from epfv2_jax.models.epfv2.model import EPFv2Config

@@ -35,7 +35,7 @@ def run(out: str, data: str, checkpoint: str, engine: tasks.Engine) -> tuple[str
             bad_rows += sum(report.counts[1:])
             bar.update(report.num_frames)
             bar.set_postfix({"bad rows": bad_rows}, refresh=False)
-    counts = progress.counts(out, units)
+    counts = progress.counts(out, planned, units)
     return f"labelled {sum(counts)} frames: {summary.of_counts(counts)}", _code(counts)
 
 

@@ -1,6 +1,5 @@
 """What a plan records about its inputs, and checks that the inputs are still the same."""
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -16,40 +15,9 @@ from epfv2_jax.checkpoints import Trained
 from epfv2_jax.core import checks, files
 from epfv2_jax.core import config as config_lib
 from epfv2_jax.data import records
+from epfv2_jax.data.labels import RecordsIdentity, ShardChecksum, TeacherIdentity
 from epfv2_jax.models import base
 from epfv2_jax.models.base import PoseModel
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ShardChecksum:
-    """A planned shard file."""
-
-    file: str
-    num_bytes: int
-    sha256: str
-    num_records: int
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RecordsIdentity:
-    """The planned records."""
-
-    manifest_sha256: str  # of the file manifest.json, which holds the checksums of the shards
-    split: str
-    num_records: int
-    num_frames: int
-    spec: records.RecordSpec  # a record that differs from it is a bad record
-    shards: tuple[ShardChecksum, ...]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TeacherIdentity:
-    """The planned teacher."""
-
-    sha256: str  # see `teacher_sha256`
-    step: int  # of training
-    model: dict  # its configuration, JSON-ready
-    with_uncertainty: bool  # whether it predicts a distribution of each joint
 
 
 def identify_records(source: records.Records) -> RecordsIdentity:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import json
 import os
 from collections.abc import Sequence
 
@@ -15,17 +14,17 @@ from epfv2_jax import checkpoints
 from epfv2_jax.autolabel import cutting, identity
 from epfv2_jax.autolabel.config import PassConfig
 from epfv2_jax.autolabel.cutting import Stream, Unit
-from epfv2_jax.autolabel.identity import RecordsIdentity, TeacherIdentity
 from epfv2_jax.checkpoints import Trained
 from epfv2_jax.core import checks, files
 from epfv2_jax.core import config as config_lib
 from epfv2_jax.data import labels, records
+from epfv2_jax.data.labels import RecordsIdentity, TeacherIdentity
 from epfv2_jax.geometry.skeleton import Skeleton
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Plan:
-    """The content of plan.json."""
+    """A plan at work: the content of plan.json (`labels.PlanFile`) with its hash."""
 
     package_version: str
     records: RecordsIdentity
@@ -92,16 +91,16 @@ def write_plan(directory: str | os.PathLike, plan: Plan) -> Plan:
       ValueError: `directory` holds another plan, or labels without a plan.
     """
     directory = epath.Path(directory)
-    content = {
-        "version": labels.PLAN_VERSION,
-        "package_version": plan.package_version,
-        "records": config_lib.to_mapping(plan.records),
-        "teacher": config_lib.to_mapping(plan.teacher),
-        "config": config_lib.to_mapping(plan.config),
-        "units": plan.units.tolist(),
-        "streams": plan.streams.tolist(),
-    }
-    data = json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
+    data = labels.plan_bytes(
+        labels.PlanFile(
+            package_version=plan.package_version,
+            records=plan.records,
+            teacher=plan.teacher,
+            config=config_lib.to_mapping(plan.config),
+            units=tuple(map(tuple, plan.units.tolist())),
+            streams=tuple(map(tuple, plan.streams.tolist())),
+        )
+    )
     path = directory / labels.PLAN_NAME
     if path.exists():
         if path.read_bytes() != data:
@@ -124,12 +123,14 @@ def read_plan(directory: str | os.PathLike) -> Plan:
       ValueError: there is none, or it is not one that this code reads.
     """
     content, sha256 = labels.read_plan(directory)
-    classes = {"records": RecordsIdentity, "teacher": TeacherIdentity, "config": PassConfig}
-    where = f"{directory}/{labels.PLAN_NAME}"
+    where = f"{directory}/{labels.PLAN_NAME}: config"
     return Plan(
-        package_version=content["package_version"],
-        **{name: config_lib.from_mapping(cls, content[name], f"{where}: {name}") for name, cls in classes.items()},
-        **{name: np.array(content[name], np.int64) for name in ("units", "streams")},
+        package_version=content.package_version,
+        records=content.records,
+        teacher=content.teacher,
+        config=config_lib.from_mapping(PassConfig, content.config, where),
+        units=np.array(content.units, np.int64).reshape(-1, 3),
+        streams=np.array(content.streams, np.int64).reshape(-1, 4),
         sha256=sha256,
     )
 

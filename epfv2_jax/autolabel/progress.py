@@ -1,8 +1,7 @@
 """The progress of a label pass, from the entries that its workers leave beside the units that they publish."""
 
-import contextlib
 import dataclasses
-import json
+import logging
 import os
 import time
 from collections.abc import Iterable, Sequence
@@ -11,9 +10,12 @@ import numpy as np
 from etils import epath
 
 from epfv2_jax.autolabel import plan as plan_lib
+from epfv2_jax.autolabel.plan import Plan
+from epfv2_jax.core import checks
 from epfv2_jax.core import config as config_lib
-from epfv2_jax.core import files
 from epfv2_jax.data import labels
+
+_log = logging.getLogger(__name__)
 
 # A worker that has published nothing for this long, and for three times its longest unit, does not count towards the
 # time left.
@@ -30,6 +32,13 @@ class Entry:
     counts: tuple[int, ...]  # rows by Status
     seconds: float
     finished_unix_s: float
+
+    def __post_init__(self):
+        checks.equal("counts, number of entries", len(self.counts), len(labels.Status))
+        checks.at_least(
+            0, unit=self.unit, seconds=self.seconds, **{f"counts[{i}]": n for i, n in enumerate(self.counts)}
+        )
+        checks.equal("counts, sum", sum(self.counts), self.frames)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,28 +73,43 @@ class PassStatus:
 
 def write(out_dir: str | os.PathLike, entry: Entry) -> None:
     """Writes the entry of a unit; an earlier one is replaced."""
-    files.write_atomic(_path(out_dir, entry.unit), json.dumps(config_lib.to_mapping(entry)).encode())
+    config_lib.write(_path(out_dir, entry.unit), entry)
 
 
 def read(out_dir: str | os.PathLike, units: Iterable[int]) -> list[Entry]:
-    """Returns the entries of units. One that is absent is left out: units may be copied without them."""
+    """Returns the entries of units.
+
+    One that is absent is left out, for units may be copied without them; one that is damaged too, with a warning.
+    """
     found = []
     for unit in units:
         path = _path(out_dir, unit)
-        with contextlib.suppress(FileNotFoundError, ValueError):
-            found.append(config_lib.from_mapping(Entry, json.loads(path.read_bytes()), os.fspath(path)))
+        if not path.exists():
+            continue
+        try:
+            entry = config_lib.read(Entry, path, "delete it: the labels do not depend on it")
+            checks.equal(f"{path}: unit", entry.unit, unit)
+        except ValueError as error:
+            _log.warning("%s", error)
+            continue
+        found.append(entry)
     return found
 
 
-def counts(out_dir: str | os.PathLike, units: Iterable[int]) -> tuple[int, ...]:
-    """Returns the rows of published units by Status, whichever worker published them."""
-    return _counts(read(out_dir, units))
+def counts(out_dir: str | os.PathLike, plan: Plan, units: Sequence[int]) -> tuple[int, ...]:
+    """Returns the rows of published units by Status, whichever worker published them.
+
+    Raises:
+      ValueError: the file of a unit without a sound entry, whose footer then counts, is damaged too.
+    """
+    return _counts(out_dir, plan, units, read(out_dir, units))
 
 
 def status(out_dir: str | os.PathLike) -> PassStatus:
     """Returns how much of the pass in `out_dir` is done.
 
-    Units and frames are counted by published files; bad rows and workers come from the entries.
+    Units and frames are counted by published files; workers come from the entries, and so do bad rows where there are
+    entries.
     """
     plan = plan_lib.read_plan(out_dir)
     done = sorted(labels.published_units(out_dir, plan.num_units))
@@ -99,7 +123,7 @@ def status(out_dir: str | os.PathLike) -> PassStatus:
         units_done=len(done),
         frames=frames,
         frames_done=frames_done,
-        counts=_counts(entries),
+        counts=_counts(out_dir, plan, done, entries),
         workers=workers,
         seconds_left=(frames - frames_done) / rate if rate else None,
     )
@@ -118,8 +142,16 @@ def _worker_status(entries: Sequence[Entry]) -> WorkerStatus:
     )
 
 
-def _counts(entries: Sequence[Entry]) -> tuple[int, ...]:
-    rows = [[0] * len(labels.Status), *(entry.counts for entry in entries)]
+def _counts(out_dir: str | os.PathLike, plan: Plan, units: Sequence[int], entries: Sequence[Entry]) -> tuple[int, ...]:
+    known = {entry.unit: entry.counts for entry in entries}
+    rows = [[0] * len(labels.Status)]
+    for unit in units:
+        if unit not in known:
+            first, stop, _ = plan.units[unit].tolist()
+            path = epath.Path(out_dir) / labels.UNIT_FOLDER / labels.unit_file(unit)
+            with labels.published_unit(path, stop - first) as reader:
+                known[unit] = reader.footer.counts
+        rows.append(known[unit])
     return tuple(np.sum(rows, axis=0, dtype=int).tolist())
 
 

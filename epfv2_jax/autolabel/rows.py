@@ -10,7 +10,7 @@ from epfv2_jax.autolabel.plan import Plan
 from epfv2_jax.autolabel.source import Batch
 from epfv2_jax.data import labels
 from epfv2_jax.data.labels import BadRow, LabelRun, Status
-from epfv2_jax.data.records import RecordEntry
+from epfv2_jax.data.records import MAX_POSITION_M, RecordEntry
 from epfv2_jax.geometry import rotations
 from epfv2_jax.structs import Predictions
 
@@ -60,18 +60,18 @@ class UnitRows:
             start = self._starts[chunk.record - self._first_record]
             self._filled[start + chunk.start : start + chunk.stop] += 1
             n = len(rows)
-            finite = np.ones(n, bool)
-            for array in outputs.values():
-                finite &= np.isfinite(array[b, :n]).all(axis=tuple(range(1, array.ndim - 1)))
+            usable = np.ones(n, bool)
+            for array in outputs.values():  # NaN is not below anything
+                usable &= (np.abs(array[b, :n]) <= MAX_POSITION_M).all(axis=tuple(range(1, array.ndim - 1)))
             for name, array in outputs.items():
-                self._arrays[name][start + rows[finite]] = array[b, :n][finite]
-            for row in rows[~finite]:
+                self._arrays[name][start + rows[usable]] = array[b, :n][usable]
+            for row in rows[~usable]:
                 self._quarantine(
                     BadRow(
                         record=chunk.record,
                         frame=entry.first_frame + int(row),
                         status=Status.NON_FINITE.name.lower(),
-                        reason="the teacher's prediction is not finite",
+                        reason=f"the teacher's prediction is not finite, or beyond {MAX_POSITION_M:g} m",
                     )
                 )
 

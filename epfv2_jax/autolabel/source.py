@@ -16,7 +16,6 @@ from epfv2_jax.autolabel.reader import RecordReader, ShardFiles
 from epfv2_jax.data import images as images_lib
 from epfv2_jax.data import records
 from epfv2_jax.data.labels import BadRow, Status
-from epfv2_jax.geometry import transforms
 from epfv2_jax.structs import Frames
 
 
@@ -133,12 +132,12 @@ def _pose_faults(T_world_headset: np.ndarray) -> dict[int, str]:
     """Returns what is wrong with poses (n, 4, 4), by index."""
     name = "the pose of the headset"
     with contextlib.suppress(ValueError):
-        transforms.check_rigid(T_world_headset, name)
+        records.check_headset(T_world_headset, name)
         return {}
     faults = {}
     for i, pose in enumerate(T_world_headset):
         try:
-            transforms.check_rigid(pose, name)
+            records.check_headset(pose, name)
         except ValueError as error:
             faults[i] = str(error)
     return faults

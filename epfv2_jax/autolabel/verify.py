@@ -1,11 +1,9 @@
 """Checks that the published labels of a pass are complete and correct."""
 
-import contextlib
 import dataclasses
 import os
 import pathlib
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from etils import epath
@@ -87,7 +85,7 @@ def _checked_unit(plan: Plan, unit: int, path: epath.Path, entries: Sequence[Rec
       ValueError: the file is damaged, or its content is not what was planned or not what its footer says.
     """
     first, stop, num_frames = plan.units[unit].tolist()
-    with _on_disk(path) as file, labels.UnitReader(file, stop - first) as reader:
+    with labels.published_unit(path, stop - first) as reader:
         runs = [reader[i - first] for i in range(first, stop)]
         for record, run in enumerate(runs, first):
             _check_run(plan, entries[record], record, run)
@@ -143,15 +141,3 @@ class _Statistics:
             std_m=np.sqrt(variance),
             sigma_m=self._sigma / self._with_sigma if self._with_sigma else np.full_like(self._sigma, np.nan),
         )
-
-
-@contextlib.contextmanager
-def _on_disk(path: epath.Path) -> Iterator[pathlib.Path]:
-    """Gives a published file on a disk: itself, or a temporary copy."""
-    if not files.is_remote(path):
-        yield pathlib.Path(os.fspath(path))
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        copy = pathlib.Path(folder) / path.name
-        copy.write_bytes(path.read_bytes())
-        yield copy

@@ -6,6 +6,7 @@ from typing import Any
 
 import epfv2_jax
 from epfv2_jax import models
+from epfv2_jax.core import checks
 from epfv2_jax.core import config as config_lib
 from epfv2_jax.geometry.layout import RigLayout
 from epfv2_jax.geometry.skeleton import Skeleton
@@ -26,6 +27,9 @@ class About:
     skeleton: Skeleton  # of the records
     layout: RigLayout
     image_size_hw: tuple[int, int]
+
+    def __post_init__(self):
+        checks.at_least(1, **{f"image_size_hw[{i}]": size for i, size in enumerate(self.image_size_hw)})
 
     def differences(self, other: "About") -> list[tuple[str, Any, Any]]:
         """Returns (dotted key, own value, the other's value) of every difference in configuration and records."""
@@ -57,18 +61,19 @@ class About:
 
         Raises:
           ForeignCheckpointError: it has another format version.
+          ValueError: a field is missing or no value of its type; the message names it.
         """
-        if meta.get("format_version") != FORMAT_VERSION:
+        version = meta.get("format_version", 1) if isinstance(meta, Mapping) else None
+        if version != FORMAT_VERSION:
             raise ForeignCheckpointError(
-                f"{where}: checkpoint of format {meta.get('format_version', 1)}, this version reads {FORMAT_VERSION}; "
-                "train again, or use the version of epfv2_jax that wrote it"
+                f"{where}: checkpoint of format {version}, this version reads {FORMAT_VERSION}; train again, or use "
+                "the version of epfv2_jax that wrote it"
             )
-        return cls(
-            experiment=dict(meta["experiment"]),
-            skeleton=config_lib.from_mapping(Skeleton, meta["skeleton"], f"{where}: skeleton"),
-            layout=config_lib.from_mapping(RigLayout, meta["layout"], f"{where}: layout"),
-            image_size_hw=tuple(meta["image_size_hw"]),
-        )
+        with checks.naming(where, remedy="the checkpoint is damaged: use another"):
+            known = {field.name for field in dataclasses.fields(cls)}
+            about = config_lib.from_mapping(cls, {key: value for key, value in meta.items() if key in known}, "")
+            checks.instance("experiment.model", about.experiment.get("model"), Mapping, "a mapping")
+        return about
 
 
 def _differing_keys(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> list[tuple[str, Any, Any]]:

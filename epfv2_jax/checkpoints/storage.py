@@ -130,7 +130,7 @@ def _is_no_repeated_error(record: logging.LogRecord) -> bool:
 def seal(folder: epath.Path, names: Iterable[str]) -> None:
     """Writes the checksums of the files and folders `names` of a step."""
     found = [Checksum(path=path, crc32=crc32) for path, crc32 in _checksums(folder, names).items()]
-    files.write_json(folder / SEAL, config_lib.to_mapping(Seal(files=tuple(found))))
+    config_lib.write(folder / SEAL, Seal(files=tuple(found)))
 
 
 def verify(folder: epath.Path, names: tuple[str, ...] = ()) -> None:
@@ -138,7 +138,7 @@ def verify(folder: epath.Path, names: tuple[str, ...] = ()) -> None:
     path = folder / SEAL
     if not path.exists():
         raise ValueError(f"{SEAL} is missing: the step was not written completely")
-    stored = config_lib.from_mapping(Seal, files.read_json(path), SEAL)
+    stored = config_lib.read(Seal, path, "the step is damaged")
     expected = {c.path: c.crc32 for c in stored.files if not names or c.path.partition("/")[0] in names}
     checks.not_empty(f"{SEAL}: files", expected, "the step was not written completely")
     found = _checksums(folder, {path.partition("/")[0] for path in expected})

@@ -10,11 +10,16 @@ import contextlib
 import difflib
 import importlib.util
 import math
+import reprlib
 from collections.abc import Collection, Iterable, Iterator, Sized
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # commands read their defaults from dataclasses that import this, before anything heavy
     import numpy as np
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 4, 200, 200
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = _SHORT.maxset = _SHORT.maxfrozenset = 20
 
 
 def at_least(low: float, **values: float) -> None:
@@ -47,7 +52,7 @@ def one_of(allowed: Iterable[Any], **values: Any) -> None:
     for name, value in values.items():
         _require(
             value in allowed,
-            f"{name}: {value!r} is not one of {', '.join(map(repr, allowed))}{nearest(value, allowed)}",
+            f"{name}: {short(value)} is not one of {', '.join(map(repr, allowed))}{nearest(value, allowed)}",
         )
 
 
@@ -81,7 +86,7 @@ def finite(name: str, value: "np.ndarray", remedy: str) -> None:
 def equal(name: str, value: Any, expected: Any, remedy: str = "") -> None:
     """Raises unless a value (no array) is the one that a manifest, a plan or a model states."""
     if value != expected:
-        raise ValueError(f"{name}: expected {expected!r}, got {value!r}{_then(remedy)}")
+        raise ValueError(f"{name}: expected {short(expected)}, got {short(value)}{_then(remedy)}")
 
 
 def multiple_of(factor: int, name: str, value: int, remedy: str = "") -> None:
@@ -97,7 +102,7 @@ def not_empty(name: str, values: Sized, remedy: str) -> None:
 def instance(name: str, value: Any, kind: type | tuple[type, ...], meaning: str) -> None:
     """Raises unless `value` is of this type (True is no int); `meaning` describes the type in words."""
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise ValueError(f"{name}: expected {meaning}, got {repr(value)[:200]}")
+        raise ValueError(f"{name}: expected {meaning}, got {short(value)}")
 
 
 def extra_installed(module: str, extra: str, purpose: str) -> None:
@@ -122,6 +127,11 @@ def nearest(name: Any, known: Collection[Any]) -> str:
     names = [str(k) for k in known]
     near = difflib.get_close_matches(str(name), names, n=2, cutoff=0.6) if isinstance(name, str) else []
     return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def short(value: Any) -> str:
+    """Returns the `repr` of a value for a message, shortened where it is long or deeply nested."""
+    return _SHORT.repr(value)
 
 
 def _then(remedy: str) -> str:

@@ -11,14 +11,18 @@ import pathlib
 import platform
 import tempfile
 import zlib
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 from etils import epath
 
 from epfv2_jax.core import checks
 
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
+
+#: The field of a JSON object that holds the SHA-256 of the rest of it.
+CHECKSUM = "sha256"
 
 
 @contextlib.contextmanager
@@ -80,24 +84,60 @@ def write_json(path: str | os.PathLike, value: Any, indent: int | None = 1) -> N
     write_atomic(path, (json.dumps(value, indent=indent, allow_nan=False) + "\n").encode())
 
 
-def read_json(path: str | os.PathLike, max_bytes: int = 1 << 30) -> Any:
+def read_json(path: str | os.PathLike, remedy: str = "", max_bytes: int = 1 << 30) -> Any:
     """Returns the content of a JSON file.
 
     Raises:
-      ValueError: the file is absent, larger than `max_bytes`, or not JSON; the message names it.
+      ValueError: the file is absent, larger than `max_bytes`, or not JSON; the message names it and ends with `remedy`.
     """
     path = epath.Path(path)
-    check_file(path)
+    check_file(path, remedy)
     if (size := path.stat().length) > max_bytes:
         raise ValueError(f"{path}: {size} bytes, at most {max_bytes} are read")
-    return parse_json(path.read_bytes(), os.fspath(path))
+    return parse_json(path.read_bytes(), os.fspath(path), remedy)
 
 
-def parse_json(data: bytes, where: str, remedy: str = "") -> Any:
-    """Returns the content of JSON; a ValueError names `where` it is from and the remedy."""
+def parse_json(data: bytes | str, where: str, remedy: str = "", finite: bool = True) -> Any:
+    """Returns the content of JSON; a ValueError names `where` it is from and the remedy.
+
+    NaN and Infinity, which JSON does not have, are taken only where `finite` is False.
+    """
     # ValueError: JSONDecodeError, UnicodeDecodeError; RecursionError: a million brackets.
     with checks.naming(f"{where}: not valid JSON", (ValueError, RecursionError), remedy):
-        return json.loads(data)
+        return json.loads(data, parse_constant=_refuse if finite else None)
+
+
+def read_json_lines(path: str | os.PathLike, convert: Callable[[Any], T]) -> Iterator[tuple[bytes, T]]:
+    """Yields (line, what `convert` makes of its JSON) for the lines of a file that grows; nothing if there is no file.
+
+    A line that is not JSON (NaN may stand in it), or for which `convert` raises ValueError, is left out with a warning:
+    a process that was killed may have been writing it.
+    """
+    path = pathlib.Path(path)
+    for number, line in enumerate(path.read_bytes().splitlines() if path.exists() else (), 1):
+        try:
+            content = convert(parse_json(line, "line", finite=False))
+        except ValueError as error:
+            _log.warning("%s: line %d is left out: %s", path, number, error)
+            continue
+        yield line, content
+
+
+def signed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns JSON-ready content with its checksum in the field `sha256`, for a file that later steps trust."""
+    return {**content, CHECKSUM: _digest(content)}
+
+
+def without_checksum(content: Any) -> Any:
+    """Returns content, which may be anything, without the checksum that `signed` added."""
+    return {k: v for k, v in content.items() if k != CHECKSUM} if isinstance(content, dict) else content
+
+
+def check_signature(content: Mapping[str, Any]) -> None:
+    """Raises ValueError unless content is as `signed` returned it; content without a checksum, as of old, passes."""
+    if CHECKSUM in content:
+        found = _digest(without_checksum(content))
+        checks.equal(f"{CHECKSUM} of the rest of the content", found, content[CHECKSUM], "it was changed or damaged")
 
 
 def check_file(path: str | os.PathLike, remedy: str = "") -> None:
@@ -146,3 +186,14 @@ def resolve(path: str | os.PathLike) -> epath.Path:
 def is_remote(path: str | os.PathLike) -> bool:
     """Returns whether a path names an object store (gs://, s3://)."""
     return "://" in os.fspath(path)
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    """Returns the SHA-256 of canonical JSON: keys sorted, no spaces."""
+    with checks.naming("content", (ValueError, RecursionError)):
+        data = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(data.encode()).hexdigest()
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON number")

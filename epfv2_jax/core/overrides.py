@@ -44,7 +44,9 @@ def apply_overrides(
         *parents, last = key.split(".")
         holder = result
         for parent in parents:
-            holder[parent] = dict(holder.get(parent) or {})
+            inner = {} if holder.get(parent) is None else holder[parent]
+            checks.instance(f"{path}.{parent}", inner, Mapping, "a group of fields")
+            holder[parent] = dict(inner)
             holder = holder[parent]
         kinds = _one_of(fields[".".join(parents)]) if parents and last == "kind" else None
         if kinds is not None and holder.get("kind", kinds.default) != value:

@@ -1,12 +1,12 @@
 """The measured EgoBody3M headset, and rigs turned upright."""
 
-import json
 import pathlib
 
 import chex
 import jax
 import numpy as np
 
+from epfv2_jax.core import files
 from epfv2_jax.geometry import cameras
 from epfv2_jax.geometry.layout import RigLayout
 from epfv2_jax.structs import Rig
@@ -19,7 +19,7 @@ def default_rig() -> Rig:
     EgoBody3M sample clip: Fisheye62 cameras and poses fitted to its pairs of joints and pixels, translations in metres,
     rounded to eight significant digits.
     """
-    data = json.loads(pathlib.Path(__file__).with_name("default_rig.json").read_text())
+    data = files.read_json(pathlib.Path(__file__).with_name("default_rig.json"), "install epfv2_jax again")
     views = [
         cameras.fisheye62(**{name: view[name] for name in ("focal_px", "center_px", "k", "p", "size_px")})
         for view in data["cameras"]

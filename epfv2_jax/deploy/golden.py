@@ -9,14 +9,16 @@ An uncompressed .npz without pickled objects. F is the number of frames.
     graph_sha256     () of the ONNX file that the sequence belongs to
 """
 
+import io
 import os
 import pathlib
+import zipfile
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from epfv2_jax.core import files
+from epfv2_jax.core import checks, files
 from epfv2_jax.deploy.session import NEXT, OnnxSession
 
 NUM_FRAMES = 40
@@ -47,19 +49,53 @@ def read(path: str | os.PathLike, graph_path: str | os.PathLike) -> Golden:
     path = pathlib.Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: no golden sequence; the export writes it beside the graph, copy both")
-    golden: Golden = {group: {} for group in _GROUPS}
-    try:
-        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        sha256 = str(arrays.pop("graph_sha256"))
+    with checks.naming(f"{path}: not a golden sequence", remedy="export again"):
+        arrays = _arrays(path)
+        sha256 = str(arrays.pop("graph_sha256", None))
+        golden: Golden = {group: {} for group in _GROUPS}
         for key, value in arrays.items():
-            group, name = key.split("/")
+            group, _, name = key.partition("/")
+            checks.one_of(_GROUPS, **{f"group of {key}": group})
             golden[group][name] = value
-    except Exception as error:  # zipfile, numpy and lookups raise their own classes
-        raise ValueError(f"{path}: not a golden sequence ({error}); export again") from error
+        _check(golden)
     if sha256 != files.sha256(graph_path):
         raise ValueError(f"{path}: belongs to another graph than {graph_path}; copy the two that were made together")
     return golden
+
+
+def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """Returns the arrays of an uncompressed .npz by name, after comparing each with its checksum (CRC-32) in the file.
+
+    No more memory is taken than the file is long, whatever shapes its headers state.
+    """
+    arrays = {}
+    # Exception: zipfile, numpy and lookups raise their own classes.
+    with checks.naming("arrays", Exception), zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            checks.equal(f"{info.filename}: compression", info.compress_type, zipfile.ZIP_STORED)
+            member = io.BytesIO(archive.read(info))
+            checks.equal(f"{info.filename}: version of the array", np.lib.format.read_magic(member), (1, 0))
+            shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(member)
+            checks.one_of("biuUf", **{f"{info.filename}: kind of numbers": dtype.kind})
+            flat = np.frombuffer(member.read(), dtype)
+            arrays[info.filename.removesuffix(".npy")] = flat.reshape(shape, order="F" if fortran_order else "C")
+    return arrays
+
+
+def _check(golden: Golden) -> None:
+    """Raises ValueError unless all arrays are finite, of the same number of frames, and each result has a tolerance."""
+    for group, arrays in golden.items():
+        checks.not_empty(group, arrays, "the file was changed")
+        for name, value in arrays.items():
+            checks.finite(f"{group}/{name}", value, "the file was changed")
+    for group in ("inputs", "outputs"):
+        for name, value in golden[group].items():
+            checks.equal(f"{group}/{name}: number of frames", value.shape[:1], (num_frames(golden),))
+    results = {*golden["outputs"], *(NEXT + name for name in golden["final"])}
+    checks.equal("names of tolerance", sorted(golden["tolerance"]), sorted(results))
+    for name, value in golden["tolerance"].items():
+        checks.array(f"tolerance/{name}", value, (), np.floating)
+        checks.at_least(0, **{f"tolerance/{name}": float(value)})
 
 
 def num_frames(golden: Mapping[str, Mapping[str, np.ndarray]]) -> int:

@@ -1,6 +1,6 @@
 """Runs an exported graph in ONNX Runtime. Needs neither JAX nor a checkpoint."""
 
-import json
+import math
 import os
 import pathlib
 from collections.abc import Mapping
@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from epfv2_jax.core import checks
+from epfv2_jax.core import checks, files
 
 FORMAT_VERSION = 1
 #: Prefix of the outputs that are the next state: output next_NAME becomes input NAME.
 NEXT = "next_"
+_REMEDY = "export the checkpoint again with python -m epfv2_jax.export"
+_MAX_ELEMENTS = 1 << 28  # of an input: our choice
 _DTYPES = {
     "tensor(float)": np.float32,
     "tensor(uint8)": np.uint8,
@@ -36,10 +38,20 @@ class OnnxSession:
         options = ort.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.log_severity_level = 3
-        self._session = ort.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
-        self.metadata = decode_metadata(path, self._session.get_modelmeta().custom_metadata_map)
-        self._output_names = [output.name for output in self._session.get_outputs()]
-        self._inputs = {i.name: (tuple(i.shape), _DTYPES[i.type]) for i in self._session.get_inputs()}
+        # Exception: the runtime raises its own classes.
+        with checks.naming(f"{path}: ONNX Runtime refuses this graph", Exception, _REMEDY):
+            self._session = ort.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+            properties = self._session.get_modelmeta().custom_metadata_map
+            self._output_names = [output.name for output in self._session.get_outputs()]
+        self.metadata = decode_metadata(path, properties)
+        self._inputs = {}
+        for port in self._session.get_inputs():
+            with checks.naming(f"{path}: input {port.name}", remedy=_REMEDY):
+                checks.one_of(_DTYPES, type=port.type)
+                for axis, size in enumerate(port.shape):
+                    checks.instance(f"size of axis {axis}", size, int, "a number")
+                checks.within(0, _MAX_ELEMENTS, elements=math.prod(port.shape))
+            self._inputs[port.name] = (tuple(port.shape), _DTYPES[port.type])
         self._state_names = [name for name in self._inputs if NEXT + name in self._output_names]
         self.reset()
 
@@ -64,7 +76,8 @@ class OnnxSession:
             checks.array(name, value, shape, dtype, "as the graph was exported")
             if dtype == np.float32:
                 checks.finite(name, value, "leave the frame out and raise frame_gap")
-        values = self._session.run(None, {**inputs, **self.state})
+        with checks.naming("ONNX Runtime cannot run this graph", Exception, _REMEDY):
+            values = self._session.run(None, {**inputs, **self.state})
         outputs = dict(zip(self._output_names, values, strict=True))
         self.state = {name: outputs.pop(NEXT + name) for name in self.state}
         return outputs
@@ -83,10 +96,8 @@ def check_file(path: str | os.PathLike) -> None:
         import onnxruntime  # noqa: F401
     except ImportError as error:
         raise ValueError(f"{path}: reading a graph needs the extra: pip install 'epfv2_jax[export]'") from error
-    try:
+    with checks.naming(f"{path}: not an ONNX file", Exception):  # protobuf raises its own classes
         model = onnx.load(os.fspath(path), load_external_data=False)
-    except Exception as error:  # protobuf raises its own classes
-        raise ValueError(f"{path}: not an ONNX file ({error})") from error
     outside = [t.name for t in model.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
     if outside:
         raise ValueError(
@@ -101,9 +112,5 @@ def decode_metadata(path: str | os.PathLike, properties: Mapping[str, str]) -> d
     Raises:
       ValueError: the graph is not one that `epfv2_jax.export` wrote in this format.
     """
-    if properties.get("format_version") != str(FORMAT_VERSION):
-        raise ValueError(
-            f"{path}: format_version is {properties.get('format_version')!r}, this code reads {FORMAT_VERSION}; export "
-            "the checkpoint again with python -m epfv2_jax.export"
-        )
-    return {key: json.loads(value) for key, value in properties.items()}
+    checks.equal(f"{path}: format_version", properties.get("format_version"), str(FORMAT_VERSION), _REMEDY)
+    return {key: files.parse_json(text, f"{path}: metadata {key!r}", _REMEDY) for key, text in properties.items()}

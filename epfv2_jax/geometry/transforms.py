@@ -66,13 +66,14 @@ def check_rigid(T_a_b: np.ndarray, name: str = "transform", tolerance: float = 1
         raise ValueError(f"{name}: expected 4x4 matrices, got shape {T_a_b.shape}")
     checks.finite(name, T_a_b, "drop the frame or repair the pose")
     bottom = np.abs(T_a_b[..., 3, :] - np.array([0.0, 0.0, 0.0, 1.0])).max(initial=0.0)
-    if bottom > tolerance:
+    if not bottom <= tolerance:
         raise ValueError(
             f"{name}: the bottom row must be 0 0 0 1 but is off by {bottom:.3g}; is the matrix stored column-major?"
         )
     R = T_a_b[..., :3, :3].astype(np.float64)
-    error = np.abs(R @ np.swapaxes(R, -1, -2) - np.eye(3)).max(initial=0.0)
-    if error > tolerance:
+    with np.errstate(over="ignore", invalid="ignore"):  # numbers near 1e308
+        error = np.abs(R @ np.swapaxes(R, -1, -2) - np.eye(3)).max(initial=0.0)
+    if not error <= tolerance:  # or NaN
         raise ValueError(f"{name}: the rotation part is not orthonormal: off by {error:.3g}, allowed is {tolerance:g}")
     if (np.linalg.det(R) < 0).any():
         raise ValueError(f"{name}: the rotation part is a reflection (determinant -1); flip one axis")

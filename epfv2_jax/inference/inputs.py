@@ -8,6 +8,7 @@ import numpy as np
 
 from epfv2_jax.core import checks
 from epfv2_jax.geometry import plausibility, transforms
+from epfv2_jax.geometry.cameras import Camera
 from epfv2_jax.geometry.layout import RigLayout
 from epfv2_jax.models.base import PoseModel
 from epfv2_jax.structs import Frames, Rig
@@ -64,7 +65,8 @@ def check_step(
 
 def check_frames(frames: Frames, layout: RigLayout, image_size_hw: tuple[int, int] | None) -> None:
     """Checks whole clips."""
-    shape = np.shape(frames.frame_valid)
+    checks.instance("frames", frames, Frames, "epfv2_jax.structs.Frames")
+    shape = getattr(frames.frame_valid, "shape", ())
     if len(shape) != 2 or 0 in shape:
         raise ValueError(f"frame_valid: expected clips (B, T) of at least one frame, got shape {shape}")
     B, T = shape
@@ -92,11 +94,15 @@ def check_frames(frames: Frames, layout: RigLayout, image_size_hw: tuple[int, in
 
 def check_stream(model: PoseModel, stream: Any, rig: Rig) -> int:
     """Returns the number of streams of a state that is whole and of this model."""
+    checks.instance("state.rig", rig, Rig, "the rig that start(rig) put there")
     batch, views = rig.T_cam_headset.shape[:2]
     own = jax.eval_shape(lambda: model.initial_state(batch))
 
     def shapes(tree: Any) -> list[str]:
-        return [f"{jax.tree_util.keystr(path)} {x.shape} {x.dtype}" for path, x in jax.tree.leaves_with_path(tree)]
+        return [
+            f"{jax.tree_util.keystr(path)} {np.shape(x)} {getattr(x, 'dtype', type(x))}"
+            for path, x in jax.tree.leaves_with_path(tree)
+        ]
 
     if shapes(stream) != shapes(own) or views != model.layout.num_views:
         raise ValueError(
@@ -111,9 +117,19 @@ def check_stream(model: PoseModel, stream: Any, rig: Rig) -> int:
     return batch
 
 
-def on_host(rig: Rig) -> Rig:
-    """Returns the rig as float32 numpy arrays."""
-    return jax.tree.map(lambda x: np.asarray(x, np.float32), rig)
+def on_host(rig: Any) -> Rig:
+    """Returns the rig as float32 numpy arrays, or raises ValueError if it is none."""
+    checks.instance("rig", rig, Rig, "an epfv2_jax.structs.Rig")
+    checks.instance("rig.cameras", rig.cameras, Camera, "an epfv2_jax.geometry.cameras.Camera")
+    with checks.naming("rig: its fields must be arrays of numbers", (TypeError, ValueError)):
+        return jax.tree.map(lambda x: np.asarray(x, np.float32), rig)
+
+
+def count(**values: Any) -> None:
+    """Raises ValueError unless every value is a whole number of at least 1."""
+    for name, value in values.items():
+        checks.instance(name, value, (int, np.integer), "a whole number")
+        checks.at_least(1, **{name: value})
 
 
 def by(size_hw: tuple[int, int]) -> str:

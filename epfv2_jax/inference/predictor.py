@@ -88,12 +88,12 @@ class Predictor:
           batch: B, people.
 
         Raises:
-          ValueError: not `num_views` cameras, an image size that the model was not trained on, values that no camera
-            can have, or `batch` below 1.
+          ValueError: no rig, not `num_views` cameras, an image size that the model was not trained on, values that no
+            camera can have, or `batch` below 1.
         """
-        checks.at_least(1, batch=batch)
+        inputs.count(batch=batch)
         rig = inputs.on_host(rig)
-        if rig.T_cam_headset.ndim == 3:
+        if getattr(rig.T_cam_headset, "ndim", 0) == 3:
             rig = jax.tree.map(lambda x: np.broadcast_to(x, (batch, *x.shape)), rig)
         size = inputs.rig_image_size(rig, batch, self.model.layout, self.image_size_hw)
         stream = self.model.initial_state(batch)
@@ -125,8 +125,10 @@ class Predictor:
           ValueError: a shape or dtype that differs from these, a pose that is not finite and rigid, a frame gap below
             1, a state that was used up or belongs to another model.
         """
+        checks.instance("state", state, PredictorState, "what start, reset or the last step returned")
         batch = inputs.check_stream(self.model, state.stream, state.rig)
-        T_world_headset, frame_gap = np.asarray(T_world_headset), np.asarray(frame_gap)
+        with checks.naming("T_world_headset, frame_gap: must be arrays of numbers"):  # not rows of different lengths
+            T_world_headset, frame_gap = np.asarray(T_world_headset), np.asarray(frame_gap)
         if view_valid is None:
             view_valid = np.ones((batch, self.num_views), bool)
         if frame_gap.ndim == 0:
@@ -152,6 +154,7 @@ class Predictor:
         Raises:
           ValueError: `where` has another shape or dtype, or the state was used up or belongs to another model.
         """
+        checks.instance("state", state, PredictorState, "what start, reset or the last step returned")
         batch = inputs.check_stream(self.model, state.stream, state.rig)
         where = np.asarray(where)
         checks.array("where", where, (batch,), np.bool_, "True for the streams that start again")
@@ -177,7 +180,7 @@ class Predictor:
         Raises:
           ValueError: as `clip`; or `chunk` below 1.
         """
-        checks.at_least(1, chunk=chunk)
+        inputs.count(chunk=chunk)
         inputs.check_frames(frames, self.model.layout, self.image_size_hw)
         return _sequence(self.model, self.variables, frames, min(chunk, frames.frame_valid.shape[1]))
 

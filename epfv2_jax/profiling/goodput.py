@@ -14,17 +14,63 @@ be repeated, and `down_s`, the time from the previous line to this start.
 """
 
 import contextlib
+import dataclasses
 import json
 import pathlib
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
+from epfv2_jax.core import checks, files
+from epfv2_jax.core import config as config_lib
 from epfv2_jax.profiling import cost
 
+_MAX_S = 1e11  # of a time or a period
 KINDS = ("start", "compile", "step", "data_wait", "checkpoint", "evaluation")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Start:
+    """A line that a start of the run writes."""
+
+    time: float  # Unix time, seconds, as below
+    event: Literal["start"]
+    step: int  # steps done in the restored state
+    lost_steps: int
+    lost_s: float
+    down_s: float
+    processes: int
+    devices: int
+    device_kind: str
+
+    def __post_init__(self):
+        checks.at_least(0, step=self.step, lost_steps=self.lost_steps)
+        checks.within(0, _MAX_S, time=self.time, lost_s=self.lost_s, down_s=self.down_s)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Window:
+    """A line of the time since the one before."""
+
+    time: float
+    event: Literal["window"]
+    step: int  # steps done
+    steps: int  # of this window
+    seconds: dict[str, float]  # by kind
+    mfu: float | None
+
+    def __post_init__(self):
+        checks.at_least(0, step=self.step, steps=self.steps)
+        checks.one_of(KINDS, **{f"seconds {i}": kind for i, kind in enumerate(self.seconds)})
+        checks.within(0, _MAX_S, time=self.time, **{f"seconds.{kind}": s for kind, s in self.seconds.items()})
+
+
+def _line(content: Any) -> _Start | _Window:
+    """Returns a line of the file from its JSON, or raises ValueError."""
+    checks.instance("line", content, dict, "a JSON object")
+    return config_lib.from_mapping(_Start if content.get("event") == "start" else _Window, content, "line")
 
 
 class Goodput:
@@ -99,12 +145,8 @@ class Goodput:
 
 
 def read(path: str | pathlib.Path) -> list[dict[str, Any]]:
-    """Returns the lines of a goodput file, without truncated ones."""
-    path, lines = pathlib.Path(path), []
-    for line in path.read_text().splitlines() if path.exists() else ():
-        with contextlib.suppress(json.JSONDecodeError):
-            lines.append(json.loads(line))
-    return lines
+    """Returns the lines of a goodput file, without damaged ones, of which a warning tells."""
+    return [config_lib.to_mapping(line) for _, line in files.read_json_lines(path, _line)]
 
 
 def summarize(path: str | pathlib.Path) -> dict[str, float]:

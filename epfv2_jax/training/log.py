@@ -58,13 +58,14 @@ class RunLog:
 
 
 def _drop_after(path: pathlib.Path, step: int) -> None:
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except json.JSONDecodeError:
-            continue  # the line that was being written when the run was killed
-    files.write_atomic(path, "".join(kept).encode())
+    if path.exists():
+        kept = [line + b"\n" for line, of in files.read_json_lines(path, _step) if of <= step]
+        files.write_atomic(path, b"".join(kept))
+
+
+def _step(line: Any) -> int:
+    """Returns the step of a line, or raises ValueError."""
+    checks.instance("line", line, dict, "a JSON object")
+    checks.instance("step", line.get("step"), int, "an integer")
+    checks.at_least(0, step=line["step"])
+    return line["step"]

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from epfv2_jax.core import checks
+from epfv2_jax.core import config as config_lib
 from epfv2_jax.data import records
 from epfv2_jax.evaluation.examples import FrameExample
 from epfv2_jax.inference.predictor import Predictor
@@ -76,16 +77,39 @@ class Graph(Protocol):
         """Returns the outputs of one frame by name."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _GraphMetadata:
+    """What is read of a graph's metadata."""
+
+    image_size_hw: tuple[int, int]
+    joint_names: tuple[str, ...]
+    camera_order: tuple[str, ...]
+    degrees_of_freedom: float | None = None  # None: the graph states no uncertainty
+
+    def __post_init__(self):
+        checks.at_least(1, **{f"image_size_hw[{i}]": size for i, size in enumerate(self.image_size_hw)})
+        if self.degrees_of_freedom is not None:
+            checks.above(0, degrees_of_freedom=self.degrees_of_freedom)
+
+
 class GraphPoses:
     """Poses of an exported graph."""
 
     def __init__(self, graph: Graph, calibration_of: Callable[[Rig], dict[str, np.ndarray]]):
-        """Takes a graph, and the function that returns its inputs (V, ...) for a rig by name."""
+        """Takes a graph, and the function that returns its inputs (V, ...) for a rig by name.
+
+        Raises:
+          ValueError: a field of the graph's metadata that is needed is missing, or is no value of its type.
+        """
+        read = {field.name for field in dataclasses.fields(_GraphMetadata)} & set(graph.metadata)
+        with checks.naming("metadata of the graph", remedy="export the checkpoint again"):
+            about = config_lib.from_mapping(_GraphMetadata, {name: graph.metadata[name] for name in read}, "")
         self._graph, self._calibration_of = graph, calibration_of
         self.runtime = "ONNX Runtime"
-        self.image_size_hw = tuple(graph.metadata["image_size_hw"])
-        self.joint_names = tuple(graph.metadata["joint_names"])
-        self.view_names = tuple(graph.metadata["camera_order"])
+        self.image_size_hw = about.image_size_hw
+        self.joint_names = about.joint_names
+        self.view_names = about.camera_order
+        self._degrees_of_freedom = about.degrees_of_freedom
 
     def start(self, rig: Rig) -> Step:
         """See `PoseSource`. The graph has one stream: a new one ends the last."""
@@ -107,10 +131,9 @@ class GraphPoses:
         return step
 
     def _distribution(self, outputs: Mapping[str, np.ndarray]) -> StudentT | None:
-        degrees_of_freedom = self._graph.metadata.get("degrees_of_freedom")
-        if degrees_of_freedom is None or "cholesky_m" not in outputs:
+        if self._degrees_of_freedom is None or "cholesky_m" not in outputs:
             return None
-        return StudentT(cholesky_m=outputs["cholesky_m"][0], degrees_of_freedom=degrees_of_freedom)
+        return StudentT(cholesky_m=outputs["cholesky_m"][0], degrees_of_freedom=self._degrees_of_freedom)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ import pytest
 
 from epfv2_jax import checkpoints, models
 from epfv2_jax.autolabel import distill
-from epfv2_jax.core import sharding
+from epfv2_jax.core import files, sharding
 from epfv2_jax.data import labels, pipeline, records
 from epfv2_jax.experiment import config as experiment
 from epfv2_jax.experiment import data
@@ -140,7 +140,7 @@ def test_a_teacher_without_uncertainty_teaches_poses_only(clips, helpers, tmp_pa
     silent = shutil.copytree(clips.folder / "labels", tmp_path / "silent")
     plan = json.loads((silent / labels.PLAN_NAME).read_text())
     plan["teacher"]["with_uncertainty"] = False
-    (silent / labels.PLAN_NAME).write_text(json.dumps(plan))
+    (silent / labels.PLAN_NAME).write_text(json.dumps(files.signed(files.without_checksum(plan))))
 
     def stream(given, distillation_weight=0.1, max_sigma_m=None, uncertainty=True):
         pseudo = {"directory": str(opened.directory), "labels": str(given), "max_sigma_m": max_sigma_m}

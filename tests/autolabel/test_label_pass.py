@@ -151,6 +151,27 @@ def test_verify_passes_and_status_says_done(finished, records_dir):
     assert sum(w.frames for w in status.workers) == report.frames
 
 
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda content: {**content, "counts": [c + 5 for c in content["counts"]]}, "counts, sum: expected"),
+        (lambda content: {**content, "seconds": 1e9}, "sha256 of the rest of the content"),
+        (lambda content: {**content, "unit": "1"}, "unit: expected int, got '1'"),
+        (lambda content: [content], "content: expected a mapping"),
+    ],
+)
+def test_damaged_progress_is_named_and_the_rows_are_counted_from_the_labels(
+    finished, tmp_path, caplog, damage, message
+):
+    out = shutil.copytree(finished.out_dir, tmp_path / "out")
+    path, absent = (out / labels.PROGRESS_FOLDER / f"{unit:08d}.json" for unit in (1, 0))
+    path.write_text(json.dumps(damage(json.loads(path.read_text()))))
+    absent.unlink()
+    status, whole = progress.status(out), progress.status(finished.out_dir)
+    assert (status.counts, status.frames_done) == (whole.counts, whole.frames_done)
+    assert f"{path}: {message}" in caplog.text and caplog.text.count("delete it") == 1
+
+
 def bomb(jpeg):
     """A JPEG whose header declares 65500 x 65500 pixels."""
     data = bytearray(jpeg)
@@ -259,7 +280,7 @@ def test_an_answer_that_is_not_finite_is_quarantined(tmp_path, labeller_at):
     (report,) = labeller([0])
     assert report.counts[Status.NON_FINITE] == report.num_frames
     with labels.UnitReader(tmp_path / "out/labels/00000000.arrayrecord", int(labeller.plan.units[0, 1])) as reader:
-        assert reader.footer.bad_rows[0].reason == "the teacher's prediction is not finite"
+        assert reader.footer.bad_rows[0].reason == "the teacher's prediction is not finite, or beyond 1000 m"
         assert not np.any(reader[0].joints_headset_m)
 
 

@@ -1,5 +1,6 @@
 import dataclasses
 import itertools
+import json
 import time
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from epfv2_jax.autolabel import cutting, identity
 from epfv2_jax.autolabel import plan as plan_lib
-from epfv2_jax.data import records
+from epfv2_jax.data import labels, records
 
 lengths = st.tuples(st.integers(1, 64), st.sampled_from([0, 0, 0, 1, 5, 100]))  # frames, missing frames before
 sequences = st.lists(st.lists(lengths, min_size=1, max_size=12), min_size=1, max_size=8)
@@ -123,6 +124,26 @@ def test_a_plan_is_read_as_written_and_never_changed(tmp_path, finished, records
     assert (finished.out_dir / "plan.json").read_bytes() == before
     with pytest.raises(ValueError, match=r"plan\.json: no such file; .* is not a label pass: plan one"):
         plan_lib.read_plan(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"package_version": "0"}, "sha256 of the rest of the content: .*it was changed or damaged"),
+        ({"units": [[0, 1]]}, r"units\[0\]: expected 3 values"),
+        ({"units": [[0, "1", 3]]}, r"units\[0\]\[1\]: expected int"),
+        ({"units": []}, "units cover all records one after the other: expected True, got False"),
+        ({"streams": []}, "streams cover all records"),
+        ({"teacher": {}}, r"teacher\.sha256: required key is missing"),
+        ({"records": None}, "records: expected a mapping"),
+    ],
+)
+def test_a_plan_that_was_changed_is_refused_by_field(tmp_path, finished, change, message):
+    content = json.loads((finished.out_dir / "plan.json").read_text())
+    (tmp_path / "plan.json").write_text(json.dumps({**content, **change}))
+    for read in (plan_lib.read_plan, labels.Labels):
+        with pytest.raises(ValueError, match=rf"^{tmp_path}/plan\.json: {message}.*; plan again in another directory"):
+            read(tmp_path)
 
 
 def test_the_teachers_hash_is_of_its_values_alone(helpers):

@@ -141,7 +141,7 @@ def test_every_flipped_bit_is_found_and_the_step_before_is_used(tmp_path, variab
         data = bytearray(whole := path.read_bytes())
         data[rng.integers(len(data))] ^= 1 << rng.integers(8)
         path.write_bytes(data)
-        with pytest.raises(ValueError, match=None if path.name == storage.SEAL else re.escape(path.name)):
+        with pytest.raises(ValueError, match=re.escape(path.name)):
             storage.verify(epath.Path(newest))
         path.write_bytes(whole)
     storage.verify(epath.Path(newest))
@@ -169,7 +169,7 @@ def test_a_full_disk_is_one_short_error_and_the_step_before_stays(tmp_path, vari
     with monkeypatch.context() as patched:
         patched.setattr(storage, "seal", full_disk)
         writer.save(2, state_at(2), variables, {"next_step": 2})
-        message = r"^\S+/latest/2: the checkpoint cannot be written: no space left on the device\. The steps before it .{,99}$"
+        message = r"^\S+/latest/2: the checkpoint cannot be written: no space left on the device\. The steps .{,99}$"
         with pytest.raises(OSError, match=message):
             writer.wait()
         writer.close()  # does not repeat the error
@@ -197,11 +197,9 @@ def test_steps_that_other_versions_of_orbax_wrote_count(tmp_path, variables, cap
     for step in without_marker:  # as Orbax 0.11 leaves them
         folder = tmp_path / checkpoints.LATEST / str(step)
         markers = list(folder.rglob("commit_success.txt"))
-        sealed = json.loads((folder / storage.SEAL).read_text())["files"]
         for marker in markers:
             marker.unlink()
-            sealed = [entry for entry in sealed if entry["path"] != marker.relative_to(folder).as_posix()]
-        (folder / storage.SEAL).write_text(json.dumps({"files": sealed}))
+        storage.seal(epath.Path(folder), [path.name for path in folder.iterdir() if path.name != storage.SEAL])
     again = CheckpointWriter(tmp_path, about(), keep=3)
     assert again.latest_step() == 3
     assert int(again.restore(abstract(state_at(0)))[0]["step"]) == 3
@@ -305,6 +303,26 @@ def test_what_a_run_says_about_itself_survives_json():
     meta = json.loads(json.dumps(about().to_meta()))
     back = About.from_meta(meta, "here")
     assert back == about() and back.model_config == MODEL_CONFIG
+
+
+def test_damaged_metadata_is_refused_by_field():
+    meta = json.loads(json.dumps(about().to_meta()))
+    for change, message in (
+        ({"image_size_hw": [16]}, "image_size_hw: expected 2 values"),
+        ({"image_size_hw": [0, 16]}, r"image_size_hw\[0\]: must be at least 1"),
+        ({"experiment": 3}, "experiment: expected a mapping"),
+        ({"experiment": {"model": None}}, r"experiment\.model: expected a mapping"),
+        ({"skeleton": None}, "skeleton: expected a mapping"),
+        ({"layout": {**meta["layout"], "upright_turns": [0.5, 0, 0, 0]}}, r"layout\.upright_turns\[0\]: expected int"),
+    ):
+        with pytest.raises(ValueError, match=rf"^here: {message}.*; the checkpoint is damaged: use another"):
+            About.from_meta({**meta, **change}, "here")
+    for name in ("experiment", "skeleton", "layout", "image_size_hw"):
+        with pytest.raises(ValueError, match=f"here: {name}: required key is missing"):
+            About.from_meta({k: v for k, v in meta.items() if k != name}, "here")
+    for meta in ([], None, {"format_version": "2"}):
+        with pytest.raises(checkpoints.ForeignCheckpointError, match="here: checkpoint of format"):
+            About.from_meta(meta, "here")
 
 
 def test_other_data_than_the_checkpoint_saw_are_refused(tmp_path, variables):

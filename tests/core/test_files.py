@@ -78,7 +78,14 @@ def test_json_comes_back_and_is_strict(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b'{"a": 1', r"not valid JSON: .*line 1"), (b"\xff\xfe\xfa", "not valid JSON"), (b"", "not valid JSON")],
+    [
+        (b'{"a": 1', r"not valid JSON: .*line 1"),
+        (b"\xff\xfe\xfa", "not valid JSON"),
+        (b"", "not valid JSON"),
+        (b'{"a": NaN}', "not valid JSON: NaN is no JSON number"),
+        (b"[-Infinity]", "not valid JSON: -Infinity is no JSON number"),
+        (b"9" * 5000, "not valid JSON: .*digits"),
+    ],
 )
 def test_json_that_cannot_be_read_names_its_file(tmp_path, content, message):
     path = tmp_path / "broken.json"
@@ -94,6 +101,21 @@ def test_json_that_is_absent_or_too_large_names_its_file(tmp_path):
     path.write_text(json.dumps(list(range(100))))
     with pytest.raises(ValueError, match=rf"{path}: {path.stat().st_size} bytes, at most 50 are read"):
         files.read_json(path, max_bytes=50)
+
+
+def test_lines_that_cannot_be_read_are_left_out_with_a_warning(tmp_path, caplog):
+    def even(content):
+        if content["n"] % 2:
+            raise ValueError("odd")
+        return content["n"]
+
+    path = tmp_path / "log.jsonl"
+    assert list(files.read_json_lines(path, even)) == []
+    path.write_bytes(b'{"n": 2}\n{"n": 3}\n\xff{"n": 4}\n{"n": 6, "x": NaN}\n{"n": 8')
+    assert list(files.read_json_lines(path, even)) == [(b'{"n": 2}', 2), (b'{"n": 6, "x": NaN}', 6)]
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == [str(path)] * 3
+    for line, message in ((2, "odd"), (3, "not valid JSON"), (5, "not valid JSON")):
+        assert f"{path}: line {line} is left out: " in caplog.text and message in caplog.text
 
 
 def test_hash_is_that_of_the_bytes(tmp_path):

@@ -84,6 +84,12 @@ def test_values_are_read_by_the_type_of_the_field(change, value):
         assert found == value and type(found) is type(value)
 
 
+def test_a_group_that_the_mapping_sets_to_something_else_is_refused_by_name():
+    for wrong in ("abc", 3, [1]):
+        with pytest.raises(ValueError, match=r"config\.pseudo: expected a group of fields"):
+            applied({"pseudo": wrong}, "pseudo.directory=d")
+
+
 def test_fields_that_the_mapping_leaves_out_can_be_set_and_the_mapping_stays_as_it_was():
     mapping = {"model": {"width": 32}}
     found = applied(mapping, "pseudo.directory=d", "pseudo.max_sigma_m=0.05", "model.window=9")
@@ -113,6 +119,9 @@ def test_a_kind_changes_which_fields_exist_wherever_it_stands():
         ("model.kind=lsm", r"config\.model\.kind: 'lsm' is not one of 'transformer', 'lstm'; did you mean lstm\?"),
         ("model=lstm", r"config\.model: is a group of fields, got 'lstm'; set its fields, config\.model\.FIELD=VALUE"),
         ("pseudo=1", r"config\.pseudo: is a group of fields"),
+        ("rate=nan", r"config\.rate: must be a finite number, got nan"),
+        ("rate=1e999", r"config\.rate: must be a finite number, got inf"),
+        ("model.width=" + 30 * "9", r"config\.model\.width: must fit in 64 bits"),
         ("rate=fast", r"config\.rate: expected float, got 'fast'"),
         ("model.width=1.5", r"config\.model\.width: expected int, got '1\.5'"),
         ("tensorboard=1", r"config\.tensorboard: expected true or false, got '1'"),

@@ -173,6 +173,37 @@ def test_bad_sequences_are_quarantined_by_name(new_sequence, zips, out):
     assert changed == {"4.arrayrecord", "sequences/4.json", "manifest.json"}
 
 
+def test_a_report_that_was_changed_is_made_again(new_sequence, zips, out, caplog):
+    new_sequence().write()
+    conversion.convert(zips, out, CONFIG)
+    path, before = out / "train" / "sequences" / "100.json", digests(out / "train")
+    content = json.loads(path.read_text())
+    for change, message in (
+        ({"num_frames": 999}, "sha256 of the rest of the content"),
+        ({"levels": {"x": 1}}, "sha256 of the rest of the content"),
+        ({"levels": {"0": "six"}}, "levels.0: expected int, got 'six'"),
+        ({"num_kept": -1}, "num_kept: must be at least 0"),
+    ):
+        caplog.clear()
+        path.write_text(json.dumps({**content, **change}))
+        conversion.convert(zips, out, CONFIG)
+        assert digests(out / "train") == before
+        assert f"train/100 is converted again: {path}: {message}" in caplog.text
+
+
+def test_damaged_settings_are_refused_by_file_and_field(new_sequence, zips, out):
+    new_sequence().write()
+    conversion.convert(zips, out, CONFIG)
+    path = out / "conversion.json"
+    for content, message in (
+        ("[]", "content: expected a JSON object"),
+        ('{"levels": 3}', "levels: expected a sequence"),
+    ):
+        path.write_text(content)
+        with pytest.raises(ValueError, match=rf"^{path}: {message}.*; choose another folder or delete this one"):
+            conversion.convert(zips, out, CONFIG)
+
+
 def test_doubtful_can_be_kept(new_sequence, zips, out):
     new_sequence(frames=range(2)).write()
     config = conversion.ConversionConfig(image_size_hw=(40, 32), doubtful="keep")

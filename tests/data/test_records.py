@@ -111,12 +111,16 @@ def test_bad_bytes_are_refused():
     with pytest.raises(ValueError, match="not a record"):
         records.decode(data[: len(data) // 2])
     fields = serialization.msgpack_restore(data)
-    with pytest.raises(ValueError, match=r"fields \['joint_valid'\]"):
+    with pytest.raises(ValueError, match=r"record: joint_valid: required key is missing; convert the data again"):
         records.decode(serialization.msgpack_serialize({k: v for k, v in fields.items() if k != "joint_valid"}))
-    with pytest.raises(ValueError, match="version 99"):
+    with pytest.raises(ValueError, match="record: version: expected 2, got 99"):
         records.decode(serialization.msgpack_serialize({**fields, "version": 99}))
-    for cameras in (3, {}, {**fields["cameras"], "zoom": 1.0}):
-        with pytest.raises(ValueError, match="cameras must have the fields"):
+    for cameras, message in (
+        (3, "cameras: expected a mapping"),
+        ({}, r"cameras\.focal_px: required key is missing"),
+        ({**fields["cameras"], "zoom": 1.0}, r"cameras\.zoom: unknown key"),
+    ):
+        with pytest.raises(ValueError, match=message):
             records.decode(serialization.msgpack_serialize({**fields, "cameras": cameras}))
 
 
@@ -187,6 +191,85 @@ def test_half_written_shard(tmp_path):
         records.verify(tmp_path)
 
 
+def test_a_damaged_shard_names_file_and_record(tmp_path):
+    write_split(tmp_path)
+    path = tmp_path / "s0.arrayrecord"
+    data = bytearray(path.read_bytes())
+    start = data.index(b"joints_world_m")
+    data[start : start + 400] = bytes(400)
+    path.write_bytes(data)
+    split = records.open_records(tmp_path)
+    with pytest.raises(
+        ValueError, match=rf"^{path}: record 0 \(s0\) is damaged: .*; delete the file and convert the data"
+    ):
+        split[0]
+    assert split[2].sequence == "s1"
+
+
+def spoilt(**changes):
+    """A run with values put into its arrays: name -> (index, value)."""
+    run = make_run()
+    for name, (index, value) in changes.items():
+        array = getattr(run, name).copy()
+        array[index] = value
+        run = dataclasses.replace(run, **{name: array})
+    return run
+
+
+@pytest.mark.parametrize(
+    "run, message",
+    [
+        (spoilt(T_world_headset=((2, 0, 0), np.nan)), "frame 5 of 100: the pose of the headset: .*not finite"),
+        (spoilt(T_world_headset=((2, 0, 0), 2.0)), "frame 5 of 100: the pose of the headset: .*not orthonormal"),
+        (
+            spoilt(T_world_headset=((0, 1, 3), 1e20)),
+            r"frame 3 of 100: .*largest coordinate, m: must be in \[0, 1000\.0\]",
+        ),
+        (
+            spoilt(joint_valid=((4, 7), True), joints_world_m=((4, 7, 1), np.inf)),
+            "frame 7 of 100: joints_world_m: holds values that are not finite",
+        ),
+        (
+            spoilt(joint_valid=((4, 7), True), joints_world_m=((4, 7, 1), -2000)),
+            r"frame 7 of 100: largest coordinate of a joint, m: must be in \[0, 1000\.0\], got 2000",
+        ),
+    ],
+)
+def test_impossible_poses_are_refused_where_they_are_read(tmp_path, run, message):
+    path = tmp_path / "a.arrayrecord"
+    shard = records.write_shard(path, [make_run(2, first=0), run])
+    records.write_manifest(tmp_path, records.Manifest(split="train", spec=SPEC, shards=(shard,)))
+    split = records.open_records(tmp_path)
+    assert split[0].num_frames == 2
+    with pytest.raises(ValueError, match=rf"^{path}: record 1 \(100\): {message}"):
+        split[1]
+    with pytest.raises(ValueError, match=message):
+        records.verify(tmp_path)
+
+
+def test_joints_that_are_not_valid_may_be_anything():
+    spoilt(joint_valid=((4, 7), False), joints_world_m=((4, 7, 1), np.nan)).check_motion()
+
+
+@pytest.mark.parametrize("name, value", [("focal_px", np.nan), ("T_cam_headset", np.inf)])
+def test_cameras_that_are_not_finite_are_refused(name, value):
+    rig = jax.tree.map(np.copy, make_run().rig)
+    (rig.T_cam_headset if name == "T_cam_headset" else rig.cameras.focal_px)[0] = value
+    assert "cameras that are not finite" in SPEC.difference(dataclasses.replace(make_run(), rig=rig))
+
+
+@pytest.mark.parametrize("size", [0.0, 1e6, np.nan, np.inf])
+def test_images_that_no_camera_takes_are_refused(size):
+    run = make_run()
+    cameras = run.rig.cameras.replace(size_px=np.full_like(run.rig.cameras.size_px, size))
+    with pytest.raises(ValueError, match=r"size_px: must be in \[1, 2048\]"):
+        dataclasses.replace(run, rig=run.rig.replace(cameras=cameras))
+    cameras.size_px[:] = 16
+    cameras.size_px[1] = 17
+    with pytest.raises(ValueError, match=r"run of 100: views differ in size .*; convert them to one size"):
+        dataclasses.replace(run, rig=run.rig.replace(cameras=cameras))
+
+
 def test_killed_writer_leaves_no_shard(tmp_path):
     def runs():
         yield make_run()
@@ -246,6 +329,23 @@ def test_manifest_is_strict(tmp_path):
     content["shards"][0]["file"] = "../s0.arrayrecord"
     path.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"shards\[0\].*not a plain file name"):
+        records.open_records(tmp_path)
+    for change, message in (
+        ({"image_size_hw": [10**6, 10**6]}, r"spec: image_size_hw\[0\]: must be in \[1, 2048\], got 1000000"),
+        ({"frame_s": 10**400}, r"spec\.frame_s: must fit in 64 bits"),
+        ({"frame_s": 0.05}, "sha256 of the rest of the content: expected .* it was changed or damaged"),
+    ):
+        write_split(tmp_path)
+        content = json.loads(path.read_text())
+        content["spec"].update(change)
+        path.write_text(json.dumps(content))
+        with pytest.raises(ValueError, match=rf"manifest\.json: {message}.*; convert the data again"):
+            records.open_records(tmp_path)
+    write_split(tmp_path)
+    content = json.loads(path.read_text())
+    content["shards"][0]["records"][0]["num_frames"] = 10**12
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"shards\[0\]\.records\[0\]: num_frames: must be in \[1, 4096\]"):
         records.open_records(tmp_path)
     path.write_text("{")
     with pytest.raises(ValueError, match=r"manifest.json: not valid JSON"):

@@ -1,8 +1,10 @@
 """Sessions and golden sequences on a graph written by hand: a step whose joints are the brightness plus a counter."""
 
+import io
 import json
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -116,7 +118,7 @@ def test_files_that_are_not_ours_are_refused(tmp_path):
     with pytest.raises(ValueError, match="tensors lie in other files"):
         OnnxSession(path)
     write_graph(path, format_version="0")
-    with pytest.raises(ValueError, match="format_version is '0', this code reads 1"):
+    with pytest.raises(ValueError, match="format_version: expected '1', got '0'; export the checkpoint again"):
         OnnxSession(path)
 
 
@@ -149,6 +151,61 @@ def test_golden_with_objects_is_not_unpickled(exported):
     np.savez(golden_path, graph_sha256=np.asarray("0"), **{"inputs/images": np.array([{}], object)})
     with pytest.raises(ValueError, match="not a golden sequence"):
         golden_lib.read(golden_path, exported)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"outputs": {}}, "outputs: there are none"),
+        ({"inputs": {}}, "inputs: there are none"),
+        ({"outputs": {"joints_headset_m": np.full((FRAMES, 1), np.nan, np.float32)}}, "not finite"),
+        (
+            {"outputs": {"joints_headset_m": np.zeros((3, 1), np.float32)}},
+            r"number of frames: expected \(16,\), got \(3,\)",
+        ),
+        ({"tolerance": {"joints_headset_m": np.asarray(1e-3)}}, "names of tolerance"),
+        ({"tolerance": {"joints_headset_m": np.asarray(-1.0), "next_seen": np.asarray(0.5)}}, "must be at least 0"),
+    ],
+)
+def test_golden_sequences_that_prove_nothing_are_refused(exported, change, message):
+    path = golden_lib.path_of(exported)
+    golden_lib.write(path, {**make_golden(), **change}, files.sha256(exported))
+    with pytest.raises(ValueError, match=rf"{path}: not a golden sequence: .*{message}.*; export again"):
+        golden_lib.read(path, exported)
+
+
+def test_golden_that_states_a_huge_array_takes_no_memory(exported):
+    path = golden_lib.path_of(exported)
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (1 << 42,)})
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("inputs/images.npy", header.getvalue())
+    with pytest.raises(ValueError, match=r"not a golden sequence: arrays: .*reshape"):
+        golden_lib.read(path, exported)
+
+
+def test_a_graph_that_cannot_run_is_refused_by_name(tmp_path):
+    path = tmp_path / "g.onnx"
+    write_graph(path)
+    model = onnx.load(path)
+    model.graph.node[0].op_type = "NoSuchOperator"
+    onnx.save(model, path)
+    with pytest.raises(
+        ValueError, match=rf"^{path}: ONNX Runtime refuses this graph: .*NoSuchOperator[\s\S]*; export the"
+    ):
+        OnnxSession(path)
+    write_graph(path)
+    model = onnx.load(path)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "any"
+    onnx.save(model, path)
+    with pytest.raises(ValueError, match=rf"^{path}: input images: size of axis 0: expected a number, got 'any'"):
+        OnnxSession(path)
+    write_graph(path)
+    model = onnx.load(path)
+    model.metadata_props.add(key="inputs", value="[")
+    onnx.save(model, path)
+    with pytest.raises(ValueError, match=rf"^{path}: metadata 'inputs': not valid JSON"):
+        OnnxSession(path)
 
 
 def test_replay_finds_the_largest_difference(exported):

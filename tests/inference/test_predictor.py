@@ -308,6 +308,40 @@ def test_bad_rigs_and_batches_are_refused(predictor, frames):
         predictor.reset(predictor.start(rig, PEOPLE), np.ones(3, bool))
 
 
+def test_objects_of_a_wrong_type_are_refused_by_name(predictor, frames):
+    rig, camera = frames.rig, frames.rig.cameras
+    for bad in (
+        *(None, {}, "rig", camera, [rig], rig.T_cam_headset),
+        *(rig.replace(cameras=bad) for bad in (None, rig, {"focal_px": 1}, "fisheye")),
+        *(rig.replace(T_cam_headset=bad) for bad in (None, "eye", 1.0, [[1.0], [1.0, 2.0]], np.array([None]))),
+        *(rig.replace(cameras=camera.replace(focal_px=bad)) for bad in (None, "long", {}, [1.0, 2.0])),
+    ):
+        with pytest.raises(ValueError, match=r"^rig"):
+            predictor.start(bad, PEOPLE)
+        if not isinstance(bad, type(rig)):
+            with pytest.raises(ValueError, match=r"^rig"):
+                predictor.clip(frames.replace(rig=bad))
+    for batch in (None, "2", 1.5, True, [2]):
+        with pytest.raises(ValueError, match="batch: expected a whole number"):
+            predictor.start(rig, batch)
+        with pytest.raises(ValueError, match="chunk: expected a whole number"):
+            predictor.sequence(frames, batch)
+    state, images, T_world_headset = predictor.start(rig, PEOPLE), frames.images[:, 0], frames.T_world_headset[:, 0]
+    for bad in (None, {}, rig, state.stream):
+        with pytest.raises(ValueError, match="state: expected what start, reset or the last step returned"):
+            predictor.step(bad, images, T_world_headset)
+        with pytest.raises(ValueError, match="state: expected"):
+            predictor.reset(bad, np.ones(PEOPLE, bool))
+        with pytest.raises(ValueError, match=r"frames: expected epfv2_jax\.structs\.Frames"):
+            predictor.clip(bad)
+    for bad in (state.replace(rig=None), state.replace(stream=1.0), state.replace(stream="x")):
+        with pytest.raises(ValueError, match=r"^state"):
+            predictor.step(bad, images, T_world_headset)
+    for pose in (None, "pose", [[1.0], [1.0, 2.0]]):
+        with pytest.raises(ValueError, match=r"^T_world_headset"):
+            predictor.step(state, images, pose)
+
+
 def test_without_a_known_size_the_rig_tells_it(frames):
     free = make_predictor(image_size_hw=None)
     state = free.start(frames.rig, PEOPLE)

@@ -75,6 +75,32 @@ def test_a_line_cut_off_in_mid_write_harms_no_other(tmp_path, clock):
     assert [line["event"] for line in goodput.read(tmp_path / "goodput.jsonl")] == ["start", "start"]
 
 
+def test_lines_that_are_not_ours_are_left_out_with_a_warning(tmp_path, clock, caplog):
+    path = tmp_path / "goodput.jsonl"
+    book = goodput.Goodput(tmp_path, 0, started=clock.now)
+    book.begin()
+    clock.now += 2
+    book.close_window(5)
+    whole = path.read_bytes()
+    window = json.loads(whole.splitlines()[1])
+    wrong = (
+        ({"step": "5"}, "step: expected int"),
+        ({"seconds": {"step": -1.0}}, "seconds.step: must be in"),
+        ({"seconds": {"tea": 1.0}}, "'tea' is not one of"),
+        ({"seconds": {"step": float("nan")}}, "seconds.step: must be a finite number"),
+        ({"event": "stop"}, "event: 'stop' is not one of"),
+        ({"time": 10**400}, "time: must fit in 64 bits"),
+    )
+    lines = [json.dumps({**window, **change}) for change, _ in wrong]
+    path.write_bytes(whole + "\n".join([*lines, "[]", "3", '{"event": "start"}', ""]).encode())
+    assert [line["event"] for line in goodput.read(path)] == ["start", "window"]
+    for message in (*(message for _, message in wrong), "expected a JSON object", "time: required key is missing"):
+        assert message in caplog.text
+    assert goodput.summarize(path)["step"] == 2
+    goodput.Goodput(tmp_path, 3, started=clock.now)
+    assert goodput.read(path)[-1]["lost_steps"] == 5
+
+
 def test_only_the_first_process_writes(tmp_path, clock):
     book = goodput.Goodput(tmp_path, 0, started=clock.now, active=False)
     book.begin()

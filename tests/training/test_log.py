@@ -20,3 +20,13 @@ def test_resumed_log_continues_without_repeats_or_torn_lines(tmp_path):
     resumed.scalars(3, {"loss": 0.25})
     assert steps(tmp_path / "metrics.jsonl") == [1, 2, 3]
     assert steps(tmp_path / "skipped.jsonl") == []
+
+
+def test_damaged_lines_are_left_out_with_a_warning_and_the_others_stay(tmp_path, caplog):
+    path = tmp_path / "metrics.jsonl"
+    good = ['{"step": 1, "loss": 0.5}', '{"step": 2, "loss": NaN}']
+    path.write_bytes("\n".join([good[0], "[]", '{"loss": 1}', '{"step": true}', good[1]]).encode() + b"\n\xff\n")
+    RunLog(tmp_path, 2)
+    assert path.read_text().splitlines() == good
+    for line, message in ((2, "expected a JSON object"), (3, "step: expected an integer"), (6, "not valid JSON")):
+        assert f"{path}: line {line} is left out: " in caplog.text and message in caplog.text

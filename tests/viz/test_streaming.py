@@ -234,6 +234,20 @@ class Graph:
         }
 
 
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"image_size_hw": None}, "image_size_hw: expected a sequence"),
+        ({"image_size_hw": [0, 16]}, r"image_size_hw\[0\]: must be at least 1"),
+        ({"joint_names": 3}, "joint_names: expected a sequence"),
+        ({"degrees_of_freedom": "4"}, "degrees_of_freedom: expected float, got '4'"),
+    ],
+)
+def test_metadata_that_cannot_be_of_a_graph_are_refused_by_field(wrong, message):
+    with pytest.raises(ValueError, match=rf"metadata of the graph: {message}.*; export the checkpoint again"):
+        demo.GraphPoses(Graph(None, None, **wrong), None)
+
+
 def test_a_graph_gives_what_its_model_gives(predictor, zip_path):
     recording = recordings.open_recording(zip_path, SIZE_HW)
     expected = list(demo.stream(recording, lambda: demo.ModelPoses(predictor).start(recording.rig), 3))

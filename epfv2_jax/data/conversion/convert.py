@@ -8,6 +8,7 @@ manifest.
 
 import dataclasses
 import functools
+import logging
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,6 +19,7 @@ import numpy as np
 from epfv2_jax.core import checks, files, tasks
 from epfv2_jax.core import config as config_lib
 from epfv2_jax.data import records
+from epfv2_jax.data.conversion import report as report_lib
 from epfv2_jax.data.conversion.config import ConversionConfig
 from epfv2_jax.data.conversion.report import SequenceReport, sequence_report, source_bytes, summarize
 from epfv2_jax.data.readers import READERS
@@ -26,6 +28,8 @@ from epfv2_jax.geometry import plausibility
 
 _CONFIG_NAME = "conversion.json"
 _REPORT_FOLDER = "sequences"
+
+_log = logging.getLogger(__name__)
 
 #: Called after each sequence of this call's share with the number done, the number in the share and the report.
 Progress = Callable[[int, int, SequenceReport], None]
@@ -54,7 +58,7 @@ def convert(
     sequences = reader.find_sequences(source_dir)
     spec = _spec(reader, sequences, config)
     out_dir = pathlib.Path(out_dir)
-    _claim(out_dir, config)
+    claim(out_dir, config)
     share = engine.share(sequences)
     done: dict[tuple[str, str], SequenceReport] = {}
 
@@ -102,7 +106,7 @@ def convert_sequence(
     except ValueError as error:
         outcome = error
     report = sequence_report(source, read, outcome)
-    files.write_json(_report_path(out_dir, source), config_lib.to_mapping(report))
+    report_lib.write(_report_path(out_dir, source), report)
     return report
 
 
@@ -141,6 +145,7 @@ def _checked(
     for run in reader.read(source, config, read):
         if difference := spec.difference(run):
             raise ValueError(f"frame {run.frame_index[0]}: {difference} as the reader {config.reader!r} declares")
+        run.check_motion()
         yield run
         poses.append((run.joints_world_m, run.joint_valid, run.T_world_headset))
     checks.at_least(1, **{"usable runs of frames": len(poses)})
@@ -179,33 +184,33 @@ def _report_path(out_dir: str | os.PathLike, source: SourceSequence) -> pathlib.
 def _read_report(out_dir: pathlib.Path, source: SourceSequence) -> SequenceReport | None:
     """Returns the report of a sequence that is done and whose source and shard are as it says, else None."""
     path = _report_path(out_dir, source)
+    if not path.is_file():
+        return None
     try:
-        report = config_lib.from_mapping(SequenceReport, files.read_json(path), os.fspath(path))
+        report = report_lib.read(path)
         if report.shard is not None:
             records.check_shard_size(out_dir / source.split, report.shard)
-    except ValueError:
+    except ValueError as error:
+        _log.warning("%s/%s is converted again: %s", source.split, source.sequence, error)
         return None
     return report if report.source_bytes == source_bytes(source) else None
 
 
-def _claim(out_dir: pathlib.Path, config: ConversionConfig) -> None:
+def claim(out_dir: pathlib.Path, config: ConversionConfig) -> None:
     """Writes the config into a new `out_dir`, or raises if a conversion with another one is there.
 
     The version of the records counts as a part of the config: shards of an older one are not done.
     """
-    path = out_dir / _CONFIG_NAME
+    path, remedy = out_dir / _CONFIG_NAME, "choose another folder or delete this one"
     wanted = {"record_version": records.RECORD_VERSION, **config_lib.to_mapping(config)}
     if not path.is_file():
         out_dir.mkdir(parents=True, exist_ok=True)
         files.write_json(path, wanted)
-    stored = files.read_json(path)
-    checks.instance(os.fspath(path), stored, dict, "a JSON object")
-    version = {"record_version": stored.pop("record_version", 1)}
-    with checks.naming("the conversion there is of another version", remedy="choose another folder or delete this one"):
-        found = version | config_lib.to_mapping(config_lib.from_mapping(ConversionConfig, stored, os.fspath(path)))
-    if found != wanted:
-        differences = ", ".join(f"{k}: {found[k]} there, {wanted[k]} asked" for k in wanted if found[k] != wanted[k])
-        raise ValueError(
-            f"{out_dir}: holds a conversion with another config ({differences}); choose another folder or delete this "
-            "one"
-        )
+    stored = files.read_json(path, remedy)
+    with checks.naming(os.fspath(path), remedy=remedy):
+        checks.instance("content", stored, dict, "a JSON object")
+        version = {"record_version": stored.pop("record_version", 1)}
+        found = version | config_lib.to_mapping(config_lib.from_mapping(ConversionConfig, stored, ""))
+        differences = [f"{k}: {found[k]!r} there, {wanted[k]!r} asked" for k in wanted if found[k] != wanted[k]]
+        if differences:
+            raise ValueError(f"the folder holds a conversion with another config ({', '.join(differences)})")

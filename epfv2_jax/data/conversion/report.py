@@ -4,6 +4,8 @@ import dataclasses
 import os
 from typing import Any
 
+from epfv2_jax.core import checks
+from epfv2_jax.core import config as config_lib
 from epfv2_jax.data import records
 from epfv2_jax.data.readers.base import BadView, CameraReport, QuarantinedFrame, ReadReport, SourceSequence
 
@@ -20,13 +22,30 @@ class SequenceReport:
     quarantined: str | None = None  # why the whole sequence is left out
     num_frames: int = 0  # frames in the source
     num_kept: int = 0  # frames in the records
-    levels: dict = dataclasses.field(default_factory=dict)  # annotation level -> readable frames
-    kept_levels: dict = dataclasses.field(default_factory=dict)  # annotation level -> frames in the records
+    levels: dict[str, int] = dataclasses.field(default_factory=dict)  # annotation level -> readable frames
+    kept_levels: dict[str, int] = dataclasses.field(default_factory=dict)  # annotation level -> frames in the records
     quarantined_frames: tuple[QuarantinedFrame, ...] = ()
     num_bad_views: int = 0
     bad_views: tuple[BadView, ...] = ()  # the first of them
     calibration: tuple[CameraReport, ...] = ()
     shard: records.Shard | None = None
+
+    def __post_init__(self):
+        checks.at_least(0, num_frames=self.num_frames, num_kept=self.num_kept, num_bad_views=self.num_bad_views)
+
+
+def read(path: str | os.PathLike) -> SequenceReport:
+    """Returns the report in a file.
+
+    Raises:
+      ValueError: there is none, or it is not as it was written; the message names the file and the field.
+    """
+    return config_lib.read(SequenceReport, path, "delete it and run the conversion again")
+
+
+def write(path: str | os.PathLike, report: SequenceReport) -> None:
+    """Writes a report with its checksum."""
+    config_lib.write(path, report)
 
 
 def sequence_report(source: SourceSequence, read: ReadReport, outcome: records.Shard | ValueError) -> SequenceReport:

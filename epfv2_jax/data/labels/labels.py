@@ -8,7 +8,8 @@ import numpy as np
 
 from epfv2_jax.core import files, lru
 from epfv2_jax.data import records as records_lib
-from epfv2_jax.data.labels.directory import UNIT_FOLDER, published_units, read_plan, unit_file
+from epfv2_jax.data.labels.directory import UNIT_FOLDER, published_units, unit_file
+from epfv2_jax.data.labels.plan import read_plan
 from epfv2_jax.data.labels.rows import LabelRun
 from epfv2_jax.data.labels.units import UnitReader
 
@@ -24,12 +25,12 @@ class Labels:
             raise ValueError(f"{directory}: labels are read from a disk; copy the directory there first")
         self.directory = pathlib.Path(directory)
         plan, self.plan_sha256 = read_plan(self.directory)
-        self.manifest_sha256: str = plan["records"]["manifest_sha256"]
-        self.teacher_sha256: str = plan["teacher"]["sha256"]
+        self.manifest_sha256 = plan.records.manifest_sha256
+        self.teacher_sha256 = plan.teacher.sha256
         #: Whether the rows state an uncertainty.
-        self.with_uncertainty: bool = plan["teacher"]["with_uncertainty"]
+        self.with_uncertainty = plan.teacher.with_uncertainty
         #: (U + 1,) first record of each unit, and the number of records.
-        self.bounds = np.array([0, *(stop for _, stop, _ in plan["units"])], np.int64)
+        self.bounds = np.array([0, *(stop for _, stop, _ in plan.units)], np.int64)
         self._forget_readers()
 
     def __len__(self) -> int:

@@ -13,8 +13,11 @@ import numpy as np
 from flax import serialization
 
 from epfv2_jax.core import checks
+from epfv2_jax.core import config as config_lib
+from epfv2_jax.data.records import MAX_POSITION_M
 
 FORMAT_VERSION = 1
+REMEDY = "delete the file and run the label pass again"
 
 _TRIL = np.tril_indices(3)
 
@@ -25,13 +28,18 @@ class Status(enum.IntEnum):
     OK = 0
     MISSING_VIEW = 1  # a view has no image; the row is labelled from the others
     BAD_IMAGE = 2  # the image of a view cannot be decoded; the row is labelled from the others
-    NON_FINITE = 3  # the headset pose is no finite rigid transform, or the prediction is not finite; the row is zeros
+    # The headset pose is no finite rigid transform, or the prediction is not finite, or either goes beyond
+    # `MAX_POSITION_M`; the row is zeros.
+    NON_FINITE = 3
     BAD_RECORD = 4  # the record cannot be read; the row is zeros
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class LabelRun:
-    """The labels of one record: n rows, J joints, headset frame, metres, as in `structs.Predictions`."""
+    """The labels of one record: n rows, J joints, headset frame, metres, as in `structs.Predictions`.
+
+    All numbers are finite and no larger than `MAX_POSITION_M`, as in records.
+    """
 
     plan_sha256: str
     teacher_sha256: str
@@ -57,6 +65,10 @@ class LabelRun:
             if getattr(self, name) is not None:
                 checks.array(f"{where}: {name}", getattr(self, name), shape, np.float32)
         checks.within(0, max(Status), **{f"{where}: status": int(self.status.max(initial=0))})
+        for name in row_shapes(0, 0):
+            if (rows := getattr(self, name)) is not None:
+                largest = float(np.abs(rows).max(initial=0))
+                checks.within(0, MAX_POSITION_M, **{f"{where}: {name}, largest value": largest})
 
     @property
     def num_frames(self) -> int:
@@ -128,11 +140,8 @@ def decode(data: bytes) -> LabelRun:
       ValueError: the bytes are not a label record or are of another format version, or a field is missing, unknown or
         ill-shaped.
     """
-    fields = restore(data)
-    expected = {f.name for f in dataclasses.fields(LabelRun)}
-    if set(fields) != expected:
-        raise _unusable(f"missing or unknown fields {sorted(set(fields) ^ expected)}")
-    return LabelRun(**fields)
+    with checks.naming("labels", remedy=REMEDY):
+        return config_lib.from_mapping(LabelRun, restore(data), "")
 
 
 def restore(data: bytes) -> dict[str, Any]:
@@ -141,17 +150,12 @@ def restore(data: bytes) -> dict[str, Any]:
     Raises:
       ValueError: the bytes are not msgpack, or are of another format version.
     """
-    try:
+    # Exception: msgpack raises its own classes.
+    with checks.naming(f"{len(data)} bytes are not a label record", Exception):
         fields = serialization.msgpack_restore(data)
-    except Exception as error:  # msgpack raises its own exceptions, ValueError and TypeError
-        raise _unusable(f"{len(data)} bytes are not a label record ({error})") from error
     if not isinstance(fields, dict) or fields.get("version") != FORMAT_VERSION:
-        raise _unusable(f"not of version {FORMAT_VERSION}, which this code reads")
+        raise ValueError(f"not of version {FORMAT_VERSION}, which this code reads")
     return {k: v for k, v in fields.items() if k != "version"}
-
-
-def _unusable(problem: str) -> ValueError:
-    return ValueError(f"labels: {problem}; label again")
 
 
 def _matrix(rotation6: np.ndarray) -> np.ndarray:

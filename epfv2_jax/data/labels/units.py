@@ -5,13 +5,15 @@ import dataclasses
 import hashlib
 import os
 import pathlib
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from array_record.python import array_record_module
+from etils import epath
 from flax import serialization
 
-from epfv2_jax.core import checks
+from epfv2_jax.core import checks, files
 from epfv2_jax.core import config as config_lib
 from epfv2_jax.data.labels import rows
 from epfv2_jax.data.labels.rows import BadRow, LabelRun, Status
@@ -32,6 +34,11 @@ class Footer:
     counts: tuple[int, ...]  # rows by Status
     sha256: str  # of the label records' digests
     bad_rows: tuple[BadRow, ...]  # the first of them
+
+    def __post_init__(self):
+        checks.equal("counts, number of entries", len(self.counts), len(Status))
+        checks.at_least(0, unit=self.unit, **{f"counts[{i}]": n for i, n in enumerate(self.counts)})
+        checks.equal("counts, sum", sum(self.counts), self.num_rows)
 
 
 def write_unit(path: str | os.PathLike, unit: int, runs: Iterable[LabelRun], bad_rows: Iterable[BadRow]) -> Footer:
@@ -71,6 +78,17 @@ def write_unit(path: str | os.PathLike, unit: int, runs: Iterable[LabelRun], bad
     return footer
 
 
+@contextlib.contextmanager
+def published_unit(path: str | os.PathLike, num_records: int) -> Iterator["UnitReader"]:
+    """Gives a reader of a published file on a disk, or of a temporary copy of one in an object store."""
+    with contextlib.ExitStack() as stack:
+        if files.is_remote(path):
+            copy = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory())) / epath.Path(path).name
+            copy.write_bytes(epath.Path(path).read_bytes())
+            path = copy
+        yield stack.enter_context(UnitReader(path, num_records))
+
+
 class UnitReader:
     """Reads the published file of a unit: `reader[i]` is its label record i. Thread-safe."""
 
@@ -82,7 +100,7 @@ class UnitReader:
         """
         self.path = pathlib.Path(path)
         self.num_records = num_records
-        with checks.naming(f"{path}", RuntimeError, "delete it and run the label pass again"):
+        with checks.naming(f"{path}", RuntimeError, rows.REMEDY):
             self._reader = array_record_module.ArrayRecordReader(os.fspath(path), _READER_OPTIONS)
         found = self._reader.num_records()  # 0 for a file that is not an ArrayRecord
         if found != num_records + 1:
@@ -113,9 +131,9 @@ class UnitReader:
         self.close()
 
     def _read(self, index: int) -> bytes:
-        with checks.naming(f"{self.path}: entry {index} is damaged", RuntimeError, "delete the file and run again"):
+        with checks.naming(f"{self.path}: entry {index} is damaged", RuntimeError, rows.REMEDY):
             return self._reader.read([index])[0]
 
     def _read_footer(self) -> Footer:
-        fields = rows.restore(self._read(self.num_records))
-        return config_lib.from_mapping(Footer, fields, path=f"{self.path}: footer")
+        with checks.naming(f"{self.path}: footer", remedy=rows.REMEDY):
+            return config_lib.from_mapping(Footer, rows.restore(self._read(self.num_records)), "")

@@ -16,12 +16,22 @@ from epfv2_jax.data.records.manifest import (
     write_manifest,
 )
 from epfv2_jax.data.records.reading import Records, open_records, verify
-from epfv2_jax.data.records.runs import RECORD_VERSION, FrameRun, decode, decode_images, encode, frame_gaps
+from epfv2_jax.data.records.runs import (
+    MAX_POSITION_M,
+    RECORD_VERSION,
+    FrameRun,
+    check_headset,
+    decode,
+    decode_images,
+    encode,
+    frame_gaps,
+)
 from epfv2_jax.data.records.shards import SHARD_SUFFIX, RecordEntry, Shard, check_shard_size, write_shard
 
 __all__ = [
     "MANIFEST_NAME",
     "MANIFEST_VERSION",
+    "MAX_POSITION_M",
     "RECORD_VERSION",
     "SHARD_SUFFIX",
     "FrameRun",
@@ -30,6 +40,7 @@ __all__ = [
     "RecordSpec",
     "Records",
     "Shard",
+    "check_headset",
     "check_shard_size",
     "decode",
     "decode_images",

@@ -1,20 +1,25 @@
 """The manifest of a split: what all its records have in common, and its shards with their checksums."""
 
 import dataclasses
+import functools
 import os
 import pathlib
+from typing import Literal
 
+import jax
 import numpy as np
 
+from epfv2_jax import structs
 from epfv2_jax.core import checks, files
 from epfv2_jax.core import config as config_lib
-from epfv2_jax.data.records.runs import FrameRun
+from epfv2_jax.data.records.runs import MAX_IMAGE_SIZE, FrameRun
 from epfv2_jax.data.records.shards import Shard
 from epfv2_jax.geometry.layout import RigLayout
 from epfv2_jax.geometry.skeleton import Skeleton
 
 MANIFEST_NAME = "manifest.json"
 MANIFEST_VERSION = 3
+_REMEDY = "convert the data again"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,12 +27,13 @@ class RecordSpec:
     """What all records of a split have in common."""
 
     image_size_hw: tuple[int, int]
-    camera_model: str  # "pinhole" or "fisheye", as in `geometry.cameras.Camera`
+    camera_model: Literal["pinhole", "fisheye"]  # as in `geometry.cameras.Camera`
     frame_s: float  # nominal time from one frame to the next, seconds: the unit of `Frames.frame_gap`
     skeleton: Skeleton
     layout: RigLayout
 
     def __post_init__(self):
+        checks.within(1, MAX_IMAGE_SIZE, **{f"image_size_hw[{i}]": size for i, size in enumerate(self.image_size_hw)})
         checks.above(0, frame_s=self.frame_s)
 
     def difference(self, run: FrameRun) -> str:
@@ -40,6 +46,11 @@ class RecordSpec:
         ):
             if found != wanted:
                 return f"{what} {found} instead of {wanted}"
+        for leaf, like in zip(jax.tree.leaves(run.rig), _rig_leaves(self.layout.num_views), strict=True):
+            if np.shape(leaf) != like.shape or leaf.dtype.kind != "f":
+                return f"cameras have an array {np.shape(leaf)} in the place of {like.shape} {like.dtype}"
+            if not np.isfinite(leaf).all():
+                return "cameras that are not finite instead of numbers"
         typical_s = float(np.median(np.diff(run.time_s))) if run.num_frames > 1 else self.frame_s
         if typical_s < 0.5 * self.frame_s:  # a longer one may be due to dropped frames
             return f"frame time {typical_s:.4g} s instead of {self.frame_s:.4g} s"
@@ -56,27 +67,37 @@ class Manifest:
     shards: tuple[Shard, ...]
     report: dict = dataclasses.field(default_factory=dict)  # of the writer: counts, what was left out and why
 
+    def __post_init__(self):
+        checks.equal("shards, number of different files", len({shard.file for shard in self.shards}), len(self.shards))
+
+
+@functools.cache
+def _rig_leaves(num_views: int) -> list[np.ndarray]:
+    """Returns arrays shaped like those of a rig."""
+    rig = structs.blank_frames(1, 1, num_views, (1, 1)).rig
+    return jax.tree.leaves(jax.tree.map(lambda x: x[0], rig))
+
 
 def write_manifest(directory: str | os.PathLike, manifest: Manifest) -> None:
     """Writes the manifest, which makes the directory complete; call it last. Several writers may do so at once."""
-    files.write_json(pathlib.Path(directory) / MANIFEST_NAME, config_lib.to_mapping(manifest))
+    config_lib.write(pathlib.Path(directory) / MANIFEST_NAME, manifest)
 
 
 def read_manifest(directory: str | os.PathLike) -> Manifest:
     """Returns the manifest of a directory of records.
 
     Raises:
-      ValueError: there is none (the message lists the splits that exist, or the command that writes them), or it is not
-        of this version.
+      ValueError: there is none (the message lists the splits that exist, or the command that writes them), it is not of
+        this version, or not as it was written.
     """
     directory = pathlib.Path(directory)
     path = directory / MANIFEST_NAME
     if not path.is_file():
         raise ValueError(f"{directory}: {_why_missing(directory)}")
-    content = files.read_json(path)
+    content = files.read_json(path, _REMEDY)
     version = content.get("version") if isinstance(content, dict) else None
-    checks.equal(f"{path}: version", version, MANIFEST_VERSION, "convert the data again")
-    return config_lib.from_mapping(Manifest, content, path=os.fspath(path))
+    checks.equal(f"{path}: version", version, MANIFEST_VERSION, _REMEDY)
+    return config_lib.from_signed(Manifest, content, os.fspath(path), _REMEDY)
 
 
 def _why_missing(directory: pathlib.Path) -> str:

@@ -34,15 +34,20 @@ class Records:
         """Returns a record.
 
         Raises:
-          ValueError: it is not the record that the manifest describes; the message names the file.
+          ValueError: it is damaged, not the record that the manifest describes, or has impossible poses; the message
+            names file and record.
         """
         entry = self.entries[index]
-        where = f"{self.directory / self._file(index)}: record {index}"
-        run = decode(self._source[index])
-        found = RecordEntry.of(run)
-        checks.equal(f"{where}, as the manifest lists it", found, entry, "convert the data again")
-        if difference := self.manifest.spec.difference(run):
-            raise ValueError(f"{where} ({run.sequence}): {difference} as in the manifest; convert the data again")
+        where = f"{self.directory / self._file(index)}: record {index} ({entry.sequence})"
+        remedy = "delete the file and convert the data again"
+        with checks.naming(f"{where} is damaged", RuntimeError, remedy):
+            data = self._source[index]
+        with checks.naming(where):
+            run = decode(data)
+            checks.equal("entry, as the manifest lists it", RecordEntry.of(run), entry, remedy)
+            if difference := self.manifest.spec.difference(run):
+                raise ValueError(f"{difference} as in the manifest; {remedy}")
+            run.check_motion()
         return run
 
     def __repr__(self) -> str:

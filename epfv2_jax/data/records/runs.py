@@ -1,19 +1,28 @@
 """A run of consecutive frames and its bytes: msgpack with plain arrays, no pickle."""
 
+import contextlib
 import dataclasses
+from typing import Literal
 
 import numpy as np
 from flax import serialization
 
 from epfv2_jax.core import checks
+from epfv2_jax.core import config as config_lib
 from epfv2_jax.data import images as images_lib
+from epfv2_jax.geometry import transforms
 from epfv2_jax.geometry.cameras import Camera
 from epfv2_jax.structs import Rig
 
 RECORD_VERSION = 2
+#: Largest coordinate of a headset or a joint in the world, metres: our choice, where float32 resolves 0.06 mm. What is
+#: farther away needs an origin nearer to it.
+MAX_POSITION_M = 1000.0
+#: Largest height or width of an image, pixels: our choice.
+MAX_IMAGE_SIZE = 2048
 
+_REMEDY = "convert the data again"
 _ARRAYS = ("frame_index", "time_s", "T_world_headset", "joints_world_m", "joint_valid", "view_valid")
-_FIELDS = {"version", "sequence", "split", "jpegs", "cameras", "T_cam_headset", *_ARRAYS}
 _CAMERA_FIELDS = tuple(field.name for field in dataclasses.fields(Camera))
 
 
@@ -36,7 +45,13 @@ class FrameRun:
         where = f"run of {self.sequence}"
         checks.array(f"{where}: frame_index", self.frame_index, (None,), np.int32)
         n, V = len(self.frame_index), self.num_views
-        checks.at_least(1, **{f"{where}: number of frames": n})
+        checks.at_least(1, **{f"{where}: number of frames": n, f"{where}: number of views": V})
+        sizes = np.asarray(self.rig.cameras.size_px)
+        checks.array(f"{where}: size_px", sizes, (V, 2), np.floating)
+        for size in (sizes.min(), sizes.max()):
+            checks.within(1, MAX_IMAGE_SIZE, **{f"{where}: size_px": float(size)})
+        if np.any(sizes != sizes[:1]):
+            raise ValueError(f"{where}: views differ in size {sizes.tolist()}; convert them to one size")
         checks.array(f"{where}: time_s", self.time_s, (n,), np.float64)
         checks.array(f"{where}: joint_valid", self.joint_valid, (n, None), np.bool_)
         checks.array(f"{where}: joints_world_m", self.joints_world_m, (n, self.num_joints, 3), np.float32)
@@ -57,6 +72,24 @@ class FrameRun:
         if np.any(self.view_valid & ~present):
             frame, view = np.argwhere(self.view_valid & ~present)[0]
             raise ValueError(f"{where}: frame {self.frame_index[frame]} view {view} is marked valid but has no image")
+
+    def check_motion(self) -> None:
+        """Raises unless all poses are as `check_headset` asks, and all valid joints finite and within MAX_POSITION_M.
+
+        A label pass does without: it leaves out single frames.
+        """
+        with contextlib.suppress(ValueError):
+            self._check_motion(slice(None))
+            return
+        for i in range(self.num_frames):  # once more, to say which
+            with checks.naming(f"frame {self.frame_index[i]} of {self.sequence}"):
+                self._check_motion(slice(i, i + 1))
+
+    def _check_motion(self, frames: slice) -> None:
+        check_headset(self.T_world_headset[frames])
+        joints_m = self.joints_world_m[frames][self.joint_valid[frames]]
+        checks.finite("joints_world_m", joints_m, "mark them invalid")
+        checks.within(0, MAX_POSITION_M, **{"largest coordinate of a joint, m": float(np.abs(joints_m).max(initial=0))})
 
     @property
     def num_frames(self) -> int:
@@ -81,11 +114,43 @@ class FrameRun:
     @property
     def image_size_hw(self) -> tuple[int, int]:
         """(height, width) in pixels, one size for all views."""
-        sizes = np.asarray(self.rig.cameras.size_px)
-        if np.any(sizes != sizes[:1]):
-            raise ValueError(f"run of {self.sequence}: views differ in size {sizes.tolist()}; convert them to one size")
-        width, height = sizes[0]
+        width, height = np.asarray(self.rig.cameras.size_px)[0]
         return int(height), int(width)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Cameras:
+    """The fields of a `Camera` with leading axis V."""
+
+    focal_px: np.ndarray
+    center_px: np.ndarray
+    radial: np.ndarray
+    tangential: np.ndarray
+    thin_prism: np.ndarray
+    size_px: np.ndarray
+    max_angle_rad: np.ndarray
+    model: Literal["fisheye", "pinhole"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Message:
+    """The fields of a record, as in `FrameRun`."""
+
+    version: int
+    sequence: str
+    split: str
+    frame_index: np.ndarray
+    time_s: np.ndarray
+    jpegs: tuple[tuple[bytes, ...], ...]
+    T_world_headset: np.ndarray
+    joints_world_m: np.ndarray
+    joint_valid: np.ndarray
+    view_valid: np.ndarray
+    cameras: _Cameras
+    T_cam_headset: np.ndarray
+
+    def __post_init__(self):
+        checks.array("T_cam_headset", self.T_cam_headset, (None, 4, 4), np.floating)
 
 
 def encode(run: FrameRun) -> bytes:
@@ -115,27 +180,27 @@ def decode(data: bytes) -> FrameRun:
     Raises:
       ValueError: the bytes are not a record, are of another version, or a field is missing, unknown or misshapen.
     """
-    try:
+    # Exception: msgpack raises its own classes.
+    with checks.naming(f"record: {len(data)} bytes are not a record", Exception, _REMEDY):
         fields = serialization.msgpack_restore(data)
-    except Exception as error:  # msgpack raises its own family of exceptions, ValueError and TypeError
-        raise _unusable(f"{len(data)} bytes are not a record ({error})") from error
-    if not isinstance(fields, dict) or "version" not in fields:
-        raise _unusable("no version field")
-    if fields["version"] != RECORD_VERSION:
-        raise _unusable(f"version {fields['version']}, this code reads {RECORD_VERSION}")
-    if set(fields) != _FIELDS:
-        raise _unusable(f"missing or unknown fields {sorted(set(fields) ^ _FIELDS)}")
-    cameras = fields["cameras"]
-    if not isinstance(cameras, dict) or set(cameras) != set(_CAMERA_FIELDS):
-        raise _unusable(f"cameras must have the fields {sorted(_CAMERA_FIELDS)}")
-    checks.array("record: T_cam_headset", fields["T_cam_headset"], (None, 4, 4), np.floating, "convert the data again")
-    return FrameRun(
-        sequence=fields["sequence"],
-        split=fields["split"],
-        jpegs=tuple(tuple(frame) for frame in fields["jpegs"]),
-        rig=Rig(cameras=Camera(**cameras), T_cam_headset=fields["T_cam_headset"]),
-        **{name: fields[name] for name in _ARRAYS},
-    )
+    with checks.naming("record", remedy=_REMEDY):
+        version = fields.get("version") if isinstance(fields, dict) else None
+        checks.equal("version", version, RECORD_VERSION)
+        message = config_lib.from_mapping(_Message, fields, "")
+        return FrameRun(
+            sequence=message.sequence,
+            split=message.split,
+            jpegs=message.jpegs,
+            rig=Rig(cameras=Camera(**vars(message.cameras)), T_cam_headset=message.T_cam_headset),
+            **{name: getattr(message, name) for name in _ARRAYS},
+        )
+
+
+def check_headset(T_world_headset: np.ndarray, name: str = "the pose of the headset") -> None:
+    """Raises ValueError unless poses (..., 4, 4) are finite rigid transforms within MAX_POSITION_M of the origin."""
+    transforms.check_rigid(T_world_headset, name)
+    far = float(np.abs(T_world_headset[..., :3, 3]).max(initial=0))
+    checks.within(0, MAX_POSITION_M, **{f"{name}: largest coordinate, m": far})
 
 
 def frame_gaps(time_s: np.ndarray, frame_s: float, before_s: float | None = None) -> np.ndarray:
@@ -172,7 +237,3 @@ def decode_images(run: FrameRun, start: int = 0, stop: int | None = None) -> tup
         else:
             valid[i, v] = False
     return images, valid
-
-
-def _unusable(problem: str) -> ValueError:
-    return ValueError(f"record: {problem}; convert the data again")

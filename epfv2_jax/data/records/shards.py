@@ -18,6 +18,8 @@ from epfv2_jax.core import checks, files
 from epfv2_jax.data.records.runs import FrameRun, encode
 
 SHARD_SUFFIX = ".arrayrecord"
+#: Most frames in a record: our choice. Those of a record are in memory together.
+MAX_RECORD_FRAMES = 4096
 
 # JPEGs do not compress further, and a group of one makes each record readable on its own.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
@@ -33,6 +35,10 @@ class RecordEntry:
     sequence: str
     first_frame: int
     num_frames: int
+
+    def __post_init__(self):
+        checks.within(0, 2**31 - MAX_RECORD_FRAMES, first_frame=self.first_frame)
+        checks.within(1, MAX_RECORD_FRAMES, num_frames=self.num_frames)
 
     @classmethod
     def of(cls, run: FrameRun) -> "RecordEntry":
@@ -52,6 +58,8 @@ class Shard:
     def __post_init__(self):
         if not _SHARD_NAME.fullmatch(self.file):
             raise ValueError(f"file: {self.file!r} is not a plain file name that ends in {SHARD_SUFFIX}")
+        checks.at_least(0, num_bytes=self.num_bytes)
+        checks.not_empty("records", self.records, "a shard has at least one")
 
 
 def write_shard(path: str | os.PathLike, runs: Iterable[FrameRun]) -> Shard:

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 import jax
 import numpy as np
 
-from epfv2_jax.core import bars, files, tasks
+from epfv2_jax.core import bars, checks, files, tasks
 from epfv2_jax.core import config as config_lib
 from epfv2_jax.data import images
 from epfv2_jax.data.readers import egobody3m
@@ -53,7 +53,7 @@ def write_dataset(
         for split in egobody3m.SPLITS
         for index, part in enumerate(motion_parts(config, split))
     ]
-    _check_config(config, directory)
+    claim(directory, config)
     share = engine.share(plan)
     todo = [step for step in share if not _is_written(directory, step)]
     totals = collections.Counter(sequences_made=len(todo), sequences_found=len(share) - len(todo))
@@ -121,20 +121,19 @@ class _Synthesizer:
             yield write_sequence(sequence, self.rig, self.rays, folder, step.name)
 
 
-def _check_config(config: SyntheticConfig, directory: pathlib.Path) -> None:
+def claim(directory: pathlib.Path, config: SyntheticConfig) -> None:
     """Writes the configuration of a new data set; raises if an old one has another, or another format."""
     path, now = directory / _CONFIG_FILE, {"version": _FORMAT_VERSION, **config_lib.to_mapping(config)}
     if not path.is_file():
         directory.mkdir(parents=True, exist_ok=True)
         files.write_json(path, now)
-    before = files.read_json(path)
-    changed = [key for key in now if before.get(key) != now[key]]
-    if changed:
-        key = changed[0]
-        raise ValueError(
-            f"{directory}: made with {key} = {before.get(key)!r}, asked for {now[key]!r}; "
-            "give another directory or remove this one"
-        )
+    remedy = "give another directory or remove this one"
+    before = files.read_json(path, remedy)
+    with checks.naming(os.fspath(path), remedy=remedy):
+        checks.instance("content", before, dict, "a JSON object")
+        for key in sorted({*now, *before}):
+            if before.get(key) != now.get(key):
+                raise ValueError(f"made with {key} = {before.get(key)!r}, asked for {now.get(key)!r}")
 
 
 def _is_written(directory: pathlib.Path, step: _Step) -> bool:

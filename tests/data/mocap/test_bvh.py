@@ -2,7 +2,6 @@
 
 import re
 
-import fuzzing
 import numpy as np
 import pytest
 from walker import Walker, bvh_text, walk
@@ -138,28 +137,3 @@ def test_a_deep_or_wide_figure_is_read_or_refused_quickly(tmp_path):
         else:
             with pytest.raises(ValueError, match=message):
                 bvh.read_bvh(path)
-
-
-def _read(tmp_path):
-    path = tmp_path / "broken.bvh"
-
-    def read(data: bytes) -> None:
-        path.write_bytes(data)
-        clip = loading.load_clip(path)
-        rotations, joints_m = clip.world_pose
-        assert np.isfinite(joints_m).all() and clip.num_frames >= 1
-        assert np.abs(rotations @ np.swapaxes(rotations, -1, -2) - np.eye(3)).max() < 1e-4
-
-    return read
-
-
-def test_broken_bytes_are_refused_or_give_a_person(tmp_path):
-    data = bvh_text(walk(seconds=0.1)).encode()
-    assert fuzzing.withstands(_read(tmp_path), fuzzing.mutations(data, seed=0, count=150)) > 0
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("style", [{}, {"positions": "absolute"}])
-def test_many_broken_bytes_are_refused_or_give_a_person(tmp_path, style):
-    data = bvh_text(walk(seconds=0.2), **style).encode()
-    assert fuzzing.withstands(_read(tmp_path), fuzzing.mutations(data, seed=1, count=1500)) > 100

@@ -186,6 +186,13 @@ def test_a_data_set_of_an_older_format_is_refused(tmp_path):
         writer.write_dataset(CONFIG, tmp_path, progress=False)
 
 
+@pytest.mark.parametrize("content, message", [("3", "content: expected a JSON object"), ("{", "not valid JSON")])
+def test_damaged_settings_are_refused_by_their_file(tmp_path, content, message):
+    (tmp_path / "synthetic.json").write_text(content)
+    with pytest.raises(ValueError, match=rf"^{tmp_path}/synthetic\.json: {message}.*; give another directory"):
+        writer.write_dataset(CONFIG, tmp_path, progress=False)
+
+
 def test_a_lower_frame_rate_moves_more_between_images():
     slow = dataclasses.replace(CONFIG, frame_step=4)
     steps = [

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from epfv2_jax.core import checks, files
+from epfv2_jax.data.records import MAX_POSITION_M
 from epfv2_jax.geometry import layout, skeleton, transforms
 
 #: Farthest that a joint can be from the headset, metres: our choice.
@@ -43,7 +44,7 @@ def parse_frame(content: bytes, where: str) -> FrameMetadata:
     Raises:
       ValueError: naming the file, the field, its value and what is allowed.
     """
-    fields = files.parse_json(content, where, "fetch the file again")
+    fields = files.parse_json(content, where, "fetch the file again", finite=False)
     checks.instance(where, fields, dict, "a JSON object")
     frame_index = _integer(fields, "frame_index", where)
     level = _integer(fields, "annotation_level", where)
@@ -53,7 +54,10 @@ def parse_frame(content: bytes, where: str) -> FrameMetadata:
     T_world_headset = _array(fields, "world_from_headset_xf_cm", (4, 4), where)
     joints_cm = _array(fields, "joint_positions_world_cm", (_J, 3), where)
     transforms.check_rigid(T_world_headset, f"{where}: world_from_headset_xf_cm")
-    distance_m = np.linalg.norm(joints_cm - T_world_headset[:3, 3], axis=-1) / 100
+    headset_m = float(np.abs(T_world_headset[:3, 3]).max()) / 100
+    checks.within(0, MAX_POSITION_M, **{f"{where}: world_from_headset_xf_cm, largest coordinate in metres": headset_m})
+    with np.errstate(over="ignore"):  # numbers near 1e308
+        distance_m = np.linalg.norm(joints_cm - T_world_headset[:3, 3], axis=-1) / 100
     farthest = int(distance_m.argmax())
     name = f"{where}: joint_positions_world_cm[{farthest}], metres from the headset"
     checks.within(0, MAX_JOINT_DISTANCE_M, **{name: float(distance_m[farthest])})
