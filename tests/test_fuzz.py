@@ -195,12 +195,19 @@ def read_zips(path: pathlib.Path) -> Any:
         reader.view_sizes_px()
 
 
+def source_of(folder: pathlib.Path) -> egobody3m.SequenceFiles:
+    return egobody3m.SequenceFiles(
+        sequence="1", split="train", images=folder / "1.images.zip", metadata=folder / "1.metadata.zip"
+    )
+
+
 def make_report(folder: pathlib.Path) -> pathlib.Path:
     path = folder / "1.json"
+    (folder / "1.images.zip").write_bytes(b"images")
     report = report_lib.SequenceReport(
         sequence="1",
         split="train",
-        source_bytes=(100, 200),
+        source=report_lib.source_files(source_of(folder)),
         num_frames=7,
         num_kept=5,
         levels={"0": 6},
@@ -218,7 +225,7 @@ def make_report(folder: pathlib.Path) -> pathlib.Path:
         ),
         shard=records.write_shard(folder / "1.arrayrecord", [run_of("1", 0, 5)]),
     )
-    report_lib.write(path, report)
+    report_lib.write(path, report, report_lib.last_change_ns(source_of(folder)))
     return path
 
 
@@ -420,7 +427,7 @@ READERS: dict[str, Reader] = {
     "plan of a label pass": Reader(make_plan, read_plan, whole=True),
     "labels of a unit": Reader(make_plan, read_labels, whole=True, damaged="labels/00000000.arrayrecord"),
     "progress of a unit": Reader(make_plan, read_status, whole=True, damaged="progress/00000001.json"),
-    "report of a sequence": Reader(make_report, lambda path: report_lib.read(path), whole=True),
+    "report of a sequence": Reader(make_report, lambda path: report_lib.read(path, source_of(path.parent)), whole=True),
     "settings of a conversion": Reader(make_settings, lambda path: make_settings(path.parent)),
     "settings of synthetic data": Reader(make_synthetic, lambda path: make_synthetic(path.parent)),
     "goodput": Reader(make_goodput, read_goodput),

@@ -21,7 +21,7 @@ from epfv2_jax.core import config as config_lib
 from epfv2_jax.data import records
 from epfv2_jax.data.conversion import report as report_lib
 from epfv2_jax.data.conversion.config import ConversionConfig
-from epfv2_jax.data.conversion.report import SequenceReport, sequence_report, source_bytes, summarize
+from epfv2_jax.data.conversion.report import SequenceReport, sequence_report, summarize
 from epfv2_jax.data.readers import READERS
 from epfv2_jax.data.readers.base import Reader, ReadReport, SourceSequence
 from epfv2_jax.geometry import plausibility
@@ -99,14 +99,14 @@ def convert_sequence(
     """
     folder = pathlib.Path(out_dir) / source.split
     (folder / _REPORT_FOLDER).mkdir(parents=True, exist_ok=True)
-    read = ReadReport()
+    changed_ns, files_read, read = report_lib.last_change_ns(source), report_lib.source_files(source), ReadReport()
     try:
         runs = _checked(reader, source, spec, config, read)
         outcome = records.write_shard(folder / f"{source.sequence}{records.SHARD_SUFFIX}", runs)
     except ValueError as error:
         outcome = error
-    report = sequence_report(source, read, outcome)
-    report_lib.write(_report_path(out_dir, source), report)
+    report = sequence_report(source, files_read, read, outcome)
+    report_lib.write(_report_path(out_dir, source), report, changed_ns)
     return report
 
 
@@ -187,13 +187,13 @@ def _read_report(out_dir: pathlib.Path, source: SourceSequence) -> SequenceRepor
     if not path.is_file():
         return None
     try:
-        report = report_lib.read(path)
+        report = report_lib.read(path, source)
         if report.shard is not None:
             records.check_shard_size(out_dir / source.split, report.shard)
     except ValueError as error:
         _log.warning("%s/%s is converted again: %s", source.split, source.sequence, error)
         return None
-    return report if report.source_bytes == source_bytes(source) else None
+    return report
 
 
 def claim(out_dir: pathlib.Path, config: ConversionConfig) -> None:

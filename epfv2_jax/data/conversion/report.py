@@ -1,10 +1,12 @@
 """What became of each sequence of a conversion, and of a split."""
 
+import contextlib
 import dataclasses
 import os
+import pathlib
 from typing import Any
 
-from epfv2_jax.core import checks
+from epfv2_jax.core import checks, files
 from epfv2_jax.core import config as config_lib
 from epfv2_jax.data import records
 from epfv2_jax.data.readers.base import BadView, CameraReport, QuarantinedFrame, ReadReport, SourceSequence
@@ -13,12 +15,20 @@ _MAX_LISTED_VIEWS = 100
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class SourceFile:
+    """A file that a sequence was read from; zeros where it was missing."""
+
+    num_bytes: int
+    crc32: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SequenceReport:
     """What became of one sequence."""
 
     sequence: str
     split: str
-    source_bytes: tuple[int, ...]  # sizes of the files it was read from; other sizes: converted again
+    source: tuple[SourceFile, ...]  # another content: converted again
     quarantined: str | None = None  # why the whole sequence is left out
     num_frames: int = 0  # frames in the source
     num_kept: int = 0  # frames in the records
@@ -34,21 +44,50 @@ class SequenceReport:
         checks.at_least(0, num_frames=self.num_frames, num_kept=self.num_kept, num_bad_views=self.num_bad_views)
 
 
-def read(path: str | os.PathLike) -> SequenceReport:
-    """Returns the report in a file.
+def read(path: str | os.PathLike, source: SourceSequence) -> SequenceReport:
+    """Returns the report of a sequence.
+
+    The file's own time of change is that of its source (see `write`). A source that has changed since, or was copied,
+    is compared by its checksum.
 
     Raises:
-      ValueError: there is none, or it is not as it was written; the message names the file and the field.
+      ValueError: there is none, it is not as it was written, or the source is another; the message names the file and
+        the field.
     """
-    return config_lib.read(SequenceReport, path, "delete it and run the conversion again")
+    report = config_lib.read(SequenceReport, path, "delete it and run the conversion again")
+    sizes = tuple(file.num_bytes for file in report.source)
+    checks.equal(f"{path}: sizes of the source's files", sizes, tuple(map(_num_bytes, source.paths)))
+    changed_ns = last_change_ns(source)
+    if os.stat(path).st_mtime_ns < changed_ns:
+        checks.equal(f"{path}: content of the source's files", report.source, source_files(source))
+        with contextlib.suppress(OSError):  # of another user: compared again next time
+            os.utime(path, ns=(changed_ns, changed_ns))
+    return report
 
 
-def write(path: str | os.PathLike, report: SequenceReport) -> None:
-    """Writes a report with its checksum."""
+def write(path: str | os.PathLike, report: SequenceReport, changed_ns: int) -> None:
+    """Writes a report with its checksum; `changed_ns`: `last_change_ns` before the source was read."""
     config_lib.write(path, report)
+    os.utime(path, ns=(changed_ns, changed_ns))
 
 
-def sequence_report(source: SourceSequence, read: ReadReport, outcome: records.Shard | ValueError) -> SequenceReport:
+def source_files(source: SourceSequence) -> tuple[SourceFile, ...]:
+    """Returns the files of a sequence; reads them to the end."""
+    return tuple(
+        SourceFile(num_bytes=_num_bytes(path), crc32=files.crc32(path) if path.is_file() else 0)
+        for path in source.paths
+    )
+
+
+def last_change_ns(source: SourceSequence) -> int:
+    """Returns when the content, the name or the rights of one of a sequence's files last changed; 0 without files."""
+    found = (path.stat() for path in source.paths if path.is_file())
+    return max((max(status.st_mtime_ns, status.st_ctime_ns) for status in found), default=0)
+
+
+def sequence_report(
+    source: SourceSequence, files_read: tuple[SourceFile, ...], read: ReadReport, outcome: records.Shard | ValueError
+) -> SequenceReport:
     """Returns the report of a sequence that was read, and written to a shard unless an error quarantined it."""
 
     def shortened(note: QuarantinedFrame | BadView) -> QuarantinedFrame | BadView:
@@ -58,7 +97,7 @@ def sequence_report(source: SourceSequence, read: ReadReport, outcome: records.S
     return SequenceReport(
         sequence=source.sequence,
         split=source.split,
-        source_bytes=source_bytes(source),
+        source=files_read,
         quarantined=None if shard else _without_folders(str(outcome), source),
         num_frames=read.num_frames,
         num_kept=sum(entry.num_frames for entry in shard.records) if shard else 0,
@@ -89,9 +128,8 @@ def summarize(reports: list[SequenceReport]) -> dict[str, Any]:
     }
 
 
-def source_bytes(source: SourceSequence) -> tuple[int, ...]:
-    """Returns the sizes of the files of a sequence, 0 for one that is missing."""
-    return tuple(path.stat().st_size if path.is_file() else 0 for path in source.paths)
+def _num_bytes(path: pathlib.Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
 
 
 def _without_folders(reason: str, source: SourceSequence) -> str:
