@@ -5,7 +5,6 @@ alone; writes metrics.json, pictures and a report.
 """
 
 import argparse
-import pathlib
 import sys
 from collections.abc import Sequence
 
@@ -25,11 +24,11 @@ def parser() -> cli.Parser:
 def run(args: argparse.Namespace) -> None:
     """Scores, and prints the table."""
     from epfv2_jax import checkpoints
-    from epfv2_jax.core import compile_cache
+    from epfv2_jax.core import compile_cache, files
     from epfv2_jax.experiment import score, summary
 
     compile_cache.enable()
-    output = pathlib.Path(args.out or checkpoints.run_directory(args.checkpoint) / "evaluation")
+    output = files.locate(args.out or checkpoints.run_directory(args.checkpoint) / "evaluation")
     result = score.evaluate(args.checkpoint, args.data, output, split=args.split)
     print(summary.of_evaluation(result, output))
 

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -68,15 +67,14 @@ def check_records(planned: RecordsIdentity, records_dir: str | os.PathLike) -> S
     Raises:
       ValueError: the manifest is not the planned one, or a shard is missing or of another size.
     """
-    path = pathlib.Path(records_dir) / records.MANIFEST_NAME
+    path = files.locate(records_dir) / records.MANIFEST_NAME
     if not path.is_file():
         records.read_manifest(records_dir)  # raises, and says what is wrong
     data = path.read_bytes()
     found = hashlib.sha256(data).hexdigest()
     remedy = "not the one that was planned, the input has changed: restore it, or plan another pass"
     checks.equal(f"{path}: sha256", found, planned.manifest_sha256, remedy)
-    for shard in planned.shards:
-        records.check_shard_size(records_dir, shard)
+    records.check_shard_sizes(records_dir, planned.shards)
     # The hash shows that planning has validated these very entries. To do it again would take a restart a minute for
     # each million records.
     return [records.RecordEntry(**entry) for shard in json.loads(data)["shards"] for entry in shard["records"]]

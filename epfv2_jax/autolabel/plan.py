@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence
 
 import numpy as np
-from etils import epath
 from flax import traverse_util
 
 import epfv2_jax
@@ -90,7 +89,7 @@ def write_plan(directory: str | os.PathLike, plan: Plan) -> Plan:
     Raises:
       ValueError: `directory` holds another plan, or labels without a plan.
     """
-    directory = epath.Path(directory)
+    directory = files.locate(directory)
     data = labels.plan_bytes(
         labels.PlanFile(
             package_version=plan.package_version,

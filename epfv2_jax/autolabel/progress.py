@@ -11,7 +11,7 @@ from etils import epath
 
 from epfv2_jax.autolabel import plan as plan_lib
 from epfv2_jax.autolabel.plan import Plan
-from epfv2_jax.core import checks
+from epfv2_jax.core import checks, files
 from epfv2_jax.core import config as config_lib
 from epfv2_jax.data import labels
 
@@ -148,7 +148,7 @@ def _counts(out_dir: str | os.PathLike, plan: Plan, units: Sequence[int], entrie
     for unit in units:
         if unit not in known:
             first, stop, _ = plan.units[unit].tolist()
-            path = epath.Path(out_dir) / labels.UNIT_FOLDER / labels.unit_file(unit)
+            path = files.locate(out_dir) / labels.UNIT_FOLDER / labels.unit_file(unit)
             with labels.published_unit(path, stop - first) as reader:
                 known[unit] = reader.footer.counts
         rows.append(known[unit])
@@ -156,4 +156,4 @@ def _counts(out_dir: str | os.PathLike, plan: Plan, units: Sequence[int], entrie
 
 
 def _path(out_dir: str | os.PathLike, unit: int) -> epath.Path:
-    return epath.Path(out_dir) / labels.PROGRESS_FOLDER / f"{unit:08d}.json"
+    return files.locate(out_dir) / labels.PROGRESS_FOLDER / f"{unit:08d}.json"

@@ -13,7 +13,7 @@ from etils import epath
 
 from epfv2_jax.autolabel import progress
 from epfv2_jax.autolabel.rows import UnitRows
-from epfv2_jax.core import files
+from epfv2_jax.core import files, stores
 from epfv2_jax.data import labels, records
 
 _TEMPORARY_FOLDER = "tmp"
@@ -37,7 +37,7 @@ class Publisher:
 
     def __init__(self, out_dir: str | os.PathLike):
         """Makes the folders of `out_dir` and removes the unfinished files of this machine's dead processes."""
-        self.out_dir = epath.Path(out_dir)
+        self.out_dir = files.locate(out_dir)
         self.worker = f"{socket.gethostname()}-{os.getpid()}"
         for folder in (labels.UNIT_FOLDER, labels.PROGRESS_FOLDER):
             (self.out_dir / folder).mkdir(parents=True, exist_ok=True)
@@ -84,31 +84,25 @@ class Publisher:
 def publish(path: pathlib.Path, target: epath.Path) -> bool:
     """Moves the file at `path` to `target` unless there is one; returns whether it did. `path` is gone afterwards.
 
-    On a local disk this is a hard link: one atomic step, and the first to publish wins. On an object store, and on a
-    file system without hard links, the file also appears whole (an object once its upload is complete, a file by
-    renaming). But there, looking for an existing file and publishing are two steps, and the client of a store may look
-    at an earlier listing: of two processes that label a unit at the same time the last one then wins. Both files are
-    whole and of the same plan.
+    On a local disk this is a hard link, in an object store a conditional write: one atomic step, and the first to
+    publish wins. On a file system without hard links the file also appears whole, by renaming. But there, looking for
+    an existing file and publishing are two steps: of two processes that label a unit at the same time the last one then
+    wins. Both files are whole and of the same plan.
     """
     try:
-        if not files.is_remote(target):
-            try:
-                os.link(path, target)
-            except FileExistsError:
-                return False
-            except OSError as error:
-                if error.errno not in _NO_LINKS:
-                    raise
-            else:
-                _sync_directory(target.parent)
-                return True
-        if target.exists():
-            return False
         if files.is_remote(target):
-            target.write_bytes(path.read_bytes())
-        else:
+            return stores.create(target, path.read_bytes())
+        try:
+            os.link(path, target)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            if target.exists():
+                return False
             os.replace(path, target)
-            _sync_directory(target.parent)
+        _sync_directory(target.parent)
         return True
     finally:
         path.unlink(missing_ok=True)

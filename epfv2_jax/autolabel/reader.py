@@ -3,13 +3,12 @@
 import contextlib
 import hashlib
 import os
-import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 from array_record.python import array_record_module
 
-from epfv2_jax.core import checks, lru
+from epfv2_jax.core import checks, files, lru
 from epfv2_jax.data import records
 from epfv2_jax.data.labels import ShardChecksum
 
@@ -24,7 +23,7 @@ class ShardFiles:
     """Opens the planned shard files after comparing each with its checksum."""
 
     def __init__(self, directory: str | os.PathLike, shards: Sequence[ShardChecksum]):
-        self.directory = pathlib.Path(directory)
+        self.directory = files.locate(directory)
         self._shards = shards
         self._starts = np.cumsum([0, *(shard.num_records for shard in shards)])
         self._checked: dict[int, tuple[int, ...]] = {}
@@ -37,8 +36,8 @@ class ShardFiles:
     def open(self, shard: int) -> Reader:
         """Returns a new reader of a shard, after `check`."""
         self.check(shard)
-        path = os.fspath(self.directory / self._shards[shard].file)
-        return array_record_module.ArrayRecordReader(path, "readahead_buffer_size:0")
+        path = records.local_shard(self.directory, self._shards[shard])
+        return array_record_module.ArrayRecordReader(os.fspath(path), "readahead_buffer_size:0")
 
     def check(self, shard: int, again: bool = False) -> None:
         """Computes the checksum of a shard: once, and again when asked or when the file was replaced or modified.
@@ -48,7 +47,7 @@ class ShardFiles:
           OSError: the file cannot be read.
         """
         planned = self._shards[shard]
-        with open(self.directory / planned.file, "rb") as file:
+        with open(records.local_shard(self.directory, planned), "rb") as file:
             stat = os.fstat(file.fileno())
             seen = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
             if self._checked.get(shard) == seen and not again:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import pathlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -49,11 +48,11 @@ def verify(
     Raises:
       ValueError: there is no plan, the records are not the planned ones, or `parquet_dir` is not on a disk.
     """
-    if parquet_dir is not None and files.is_remote(parquet_dir):
-        raise ValueError(f"{parquet_dir}: Parquet files are written to a disk; copy them from there")
+    if parquet_dir is not None:
+        parquet_dir = files.on_disk(parquet_dir, "copy the Parquet files from there")
     plan = plan_lib.read_plan(out_dir)
     entries = identity.check_records(plan.records, records_dir)
-    folder = epath.Path(out_dir) / labels.UNIT_FOLDER
+    folder = files.locate(out_dir) / labels.UNIT_FOLDER
     planned = {labels.unit_file(unit) for unit in range(plan.num_units)}
     found = {path.name for path in folder.iterdir()} if folder.exists() else set()
     errors = [f"{folder / name}: not planned; remove it" for name in sorted(found - planned)]
@@ -71,8 +70,8 @@ def verify(
         for run in runs:
             statistics.add(run)
         if parquet_dir is not None:
-            pathlib.Path(parquet_dir).mkdir(parents=True, exist_ok=True)
-            labels.export_parquet(pathlib.Path(parquet_dir) / f"{unit:08d}.parquet", runs)
+            parquet_dir.mkdir(parents=True, exist_ok=True)
+            labels.export_parquet(parquet_dir / f"{unit:08d}.parquet", runs)
         if progress is not None:
             progress(unit + 1)
     return statistics.report(tuple(errors), plan)

@@ -1,8 +1,6 @@
 """Imported encoder weights: a directory that training can start from."""
 
 import os
-import pathlib
-import tempfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,11 +12,11 @@ from epfv2_jax.core import checks, files
 
 
 def save_encoder(
-    directory: str | pathlib.Path, name: str, variables: Mapping[str, Any], meta: Mapping[str, Any]
+    directory: str | os.PathLike, name: str, variables: Mapping[str, Any], meta: Mapping[str, Any]
 ) -> None:
     """Writes an encoder's variables and `meta` (JSON-ready: where they came from) under its registered `name`.
 
-    Everything is written next to `directory` and renamed at the end, so that `directory` is complete or absent.
+    On disk everything is written next to `directory` and renamed at the end, so that `directory` is complete or absent.
 
     Raises:
       ValueError: `directory` exists.
@@ -29,15 +27,14 @@ def save_encoder(
     meta = {"encoder": name, "version": epfv2_jax.__version__, **meta}
     args = ocp.args.Composite(model=ocp.args.StandardSave(variables), meta=ocp.args.JsonSave(meta))
     root.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{root.name}.", dir=root.parent) as scratch:
-        unfinished = files.resolve(scratch) / root.name
+    with files.publishing(root) as own:
+        unfinished = files.resolve(own)
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as writer:
             writer.save(unfinished, args=args)
         storage.seal(unfinished, sorted(path.name for path in unfinished.iterdir()))
-        unfinished.rename(root)
 
 
-def load_encoder(directory: str | pathlib.Path) -> tuple[str, Any, dict[str, Any]]:
+def load_encoder(directory: str | os.PathLike) -> tuple[str, Any, dict[str, Any]]:
     """Returns (name, variables as numpy arrays, meta) of an encoder that `save_encoder` wrote.
 
     Raises:

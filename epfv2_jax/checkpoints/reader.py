@@ -3,8 +3,9 @@
 import dataclasses
 import logging
 import os
-import pathlib
 from typing import Any
+
+from etils import epath
 
 from epfv2_jax import models
 from epfv2_jax.checkpoints import storage
@@ -26,7 +27,7 @@ class Trained:
     kind: str  # "best" or "latest"
 
 
-def load(directory: str | pathlib.Path) -> Trained:
+def load(directory: str | os.PathLike) -> Trained:
     """Returns the model of a run: from the best checkpoint if there is one, else from the latest.
 
     A step that has changed since it was written, or was not written completely, is left out with a warning that names
@@ -66,7 +67,7 @@ def load(directory: str | pathlib.Path) -> Trained:
     )
 
 
-def run_directory(directory: str | pathlib.Path) -> pathlib.Path:
+def run_directory(directory: str | os.PathLike) -> epath.Path:
     """Returns the directory of the run that `load` finds in `directory`."""
-    root = pathlib.Path(directory).resolve()
+    root = files.resolve(directory)
     return root.parent if any((root / kind).exists() for kind in (storage.BEST, storage.LATEST)) else root

@@ -4,14 +4,17 @@ Each step holds three items: `state` (the whole training state), `model` (the va
 if training keeps an average) and `meta` (JSON). A step counts once it has a seal: `checksums.json` with the CRC-32 of
 its files (against damage; nothing here protects from intent). The seal is written before Orbax gives the step its final
 name, so that it shows for each step by itself, whatever version of Orbax wrote it, that all is there and unchanged.
+
+Orbax writes to disks and to gs:// by itself. It does not know s3://: there a step is written to this machine's disk and
+uploaded in the background, its seal last.
 """
 
 import contextlib
 import dataclasses
 import logging
 import os
-import pathlib
 import re
+import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent import futures
 from typing import Any
@@ -21,7 +24,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from epfv2_jax.core import checks, files, multihost
+from epfv2_jax.core import checks, files, multihost, stores
 from epfv2_jax.core import config as config_lib
 
 LATEST = "latest"
@@ -53,16 +56,19 @@ class Steps:
     """
 
     def __init__(self, directory: epath.Path, keep: int):
-        self.directory, self._saving, self._failed = directory, None, False
+        self.directory, self._keep, self._saving, self._failed = directory, keep, None, False
+        self._staging = None if _orbax_knows(directory) else _open_staging(directory)
+        written_to = directory if self._staging is None else files.resolve(self._staging.name)
         logging.getLogger("absl").setLevel(logging.WARNING)
         logging.getLogger("absl").addFilter(_is_no_repeated_error)
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep,
+            max_to_keep=keep if self._staging is None else 1,
             create=True,
             enable_async_checkpointing=True,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._seal_items),
         )
-        self._manager = ocp.CheckpointManager(directory, options=options, item_names=ITEMS)
+        self._written_to = written_to
+        self._manager = ocp.CheckpointManager(written_to, options=options, item_names=ITEMS)
 
     def save(self, step: int, items: ocp.args.Composite) -> None:
         """Starts saving a step, after the one before is committed; errors as in `wait`."""
@@ -73,10 +79,16 @@ class Steps:
 
     def delete(self, step: int) -> None:
         """Removes a step."""
-        self._manager.delete(step)
+        if self._staging is None:
+            self._manager.delete(step)
+        else:
+            _remove_remote(self.directory / str(step))
 
     def restore_state(self, step: int, abstract_state: Any) -> Any:
         """Returns the item `state` of a step, laid out as `abstract_state`."""
+        if self._staging is not None:
+            with files.local_copy(self.directory / str(step) / "state") as copy, ocp.StandardCheckpointer() as reader:
+                return reader.restore(copy, abstract_state)
         args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state))
         return self._manager.restore(step, args=args)["state"]
 
@@ -88,17 +100,18 @@ class Steps:
         """
         with self._failing_clearly():
             self._manager.wait_until_finished()
-            if self._saving is not None and multihost.is_first():
+            if self._saving is not None and self._staging is None and multihost.is_first():
                 folder = self.directory / str(self._saving)
                 seal(folder, sorted(p.name for p in folder.iterdir() if p.name != SEAL))
         self._saving = None
 
     def close(self) -> None:
         """Waits as `wait` does and releases the manager."""
-        if self._failed:  # and told so
-            return
-        self.wait()
-        self._manager.close()
+        if not self._failed:  # else told so
+            self.wait()
+            self._manager.close()
+        if self._staging is not None:
+            self._staging.cleanup()
 
     @contextlib.contextmanager
     def _failing_clearly(self) -> Iterator[None]:
@@ -118,13 +131,48 @@ class Steps:
         # own two small files beside the items still change.
         if multihost.is_first():
             unfinished = re.compile(rf"{self._saving}(\.orbax-checkpoint-tmp.*)?")
-            (folder,) = (path for path in self.directory.iterdir() if unfinished.fullmatch(path.name))
+            (folder,) = (path for path in self._written_to.iterdir() if unfinished.fullmatch(path.name))
             seal(folder, ITEMS)
+            if self._staging is not None:
+                self._upload(folder)
+
+    def _upload(self, folder: epath.Path) -> None:
+        """Copies a sealed step to the store, and removes there what is older than the newest `keep`."""
+        target = self.directory / str(self._saving)
+        _remove_remote(target)  # what a killed process left
+        for name in (*(name for name in ITEMS if (folder / name).exists()), SEAL):
+            stores.upload(folder / name, target / name)
+        for step in sealed_steps(self.directory)[self._keep :]:
+            _remove_remote(self.directory / str(step))
 
 
 def _is_no_repeated_error(record: logging.LogRecord) -> bool:
     """Returns False for errors of Orbax's threads, which it logs with their stacks and then raises as well."""
     return record.levelno < logging.ERROR or f"{os.sep}orbax{os.sep}" not in record.pathname
+
+
+def _orbax_knows(directory: epath.Path) -> bool:
+    return not os.fspath(directory).startswith("s3://")
+
+
+def _open_staging(directory: epath.Path) -> tempfile.TemporaryDirectory:
+    """Returns a folder on disk for steps on their way to `directory`.
+
+    Raises:
+      ValueError: this is one of several processes: each has a part of a step only.
+    """
+    if jax.process_count() > 1:
+        raise ValueError(
+            f"{directory}: a run of several processes cannot save to s3://; give it an output_dir on gs:// or on a "
+            "disk that all machines mount"
+        )
+    return tempfile.TemporaryDirectory(prefix="epfv2_checkpoint_")
+
+
+def _remove_remote(step: epath.Path) -> None:
+    """Removes a step from a store, its seal first: what is left of it does not count."""
+    stores.remove(step / SEAL)
+    stores.remove(step)
 
 
 def seal(folder: epath.Path, names: Iterable[str]) -> None:
@@ -161,20 +209,29 @@ def all_steps(directory: epath.Path) -> list[int]:
 
 def read_meta(folder: epath.Path) -> dict[str, Any]:
     """Returns the item `meta` of the step in `folder`."""
-    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
-        return reader.restore(folder / "meta")
+    with _readable(folder / "meta") as path, ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+        return reader.restore(path)
 
 
-def read_item(path: str | pathlib.Path) -> Any:
+def read_item(path: str | os.PathLike) -> Any:
     """Returns one item of a step (`.../STEP/model` or `.../STEP/state`) as a tree of numpy arrays.
 
     All processes of a run must call this at the same time.
     """
-    path = files.resolve(path)
     # The checkpointer's own `metadata` would warn that an item is not a complete checkpoint.
-    saved = ocp.StandardCheckpointHandler().metadata(path).tree
-    with ocp.StandardCheckpointer() as reader:
+    with _readable(files.resolve(path)) as path, ocp.StandardCheckpointer() as reader:
+        saved = ocp.StandardCheckpointHandler().metadata(path).tree
         return reader.restore(path, jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), saved))
+
+
+@contextlib.contextmanager
+def _readable(path: epath.Path) -> Iterator[epath.Path]:
+    """Gives an item where Orbax can read it."""
+    if _orbax_knows(path):
+        yield path
+        return
+    with files.local_copy(path) as copy:
+        yield files.resolve(copy)
 
 
 def _checksums(folder: epath.Path, names: Iterable[str]) -> dict[str, int]:

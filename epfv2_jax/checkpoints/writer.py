@@ -4,7 +4,7 @@ Saving is asynchronous. A step that is not whole is moved aside, and the one bef
 """
 
 import logging
-import pathlib
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,7 +27,7 @@ class CheckpointWriter:
 
     def __init__(
         self,
-        directory: str | pathlib.Path,
+        directory: str | os.PathLike,
         about: About,
         keep: int = 2,
         changeable: tuple[str, ...] = (),
@@ -160,10 +160,7 @@ class CheckpointWriter:
                 _log.warning(
                     "checkpoint %s cannot be read (%s): moved to %s; %s", path, _first_line(error), aside, consequence
                 )
-                aside.parent.mkdir(exist_ok=True)
-                if aside.exists():
-                    aside.rmtree()
-                path.rename(aside)
+                files.move_folder(path, aside)
         multihost_utils.sync_global_devices(f"set aside {steps.directory.name}")
         return storage.Steps(steps.directory, keep)
 

@@ -17,6 +17,7 @@ INTERRUPTED = 130
 
 #: The extra that installs an optional library.
 EXTRAS = {
+    "gcsfs": "gcs",
     "imageio_ffmpeg": "video",
     "jax2onnx": "export",
     "libtpu": "tpu",
@@ -25,6 +26,7 @@ EXTRAS = {
     "pyarrow": "parquet",
     "ray": "ray",
     "rerun": "viz",
+    "s3fs": "s3",
     "tensorboardX": "tensorboard",
 }
 

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and hashes of what is in them."""
+"""Files, on disk and in object stores, that appear whole or not at all, and hashes of what is in them."""
 
 import contextlib
 import fcntl
@@ -9,6 +9,7 @@ import logging
 import os
 import pathlib
 import platform
+import shutil
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +17,8 @@ from typing import Any, TypeVar
 
 from etils import epath
 
-from epfv2_jax.core import checks
+from epfv2_jax.core import checks, stores
+from epfv2_jax.core.stores import is_remote
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -30,8 +32,15 @@ def publishing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Gives a path to write to; when the block ends, that file or folder is renamed to `path`.
 
     The temporary path lies in a folder of this process's own: when several processes publish the same file at once,
-    each publishes a whole one. If the block raises, `path` stays as it was.
+    each publishes a whole one. If the block raises, `path` stays as it was. For a path in an object store the temporary
+    one is on disk; each of its files appears there whole, a folder file by file.
     """
+    if is_remote(path):
+        stores.connect(path)
+        with tempfile.TemporaryDirectory(prefix="epfv2_") as own:
+            yield pathlib.Path(own) / epath.Path(path).name
+            stores.upload(pathlib.Path(own) / epath.Path(path).name, path)
+        return
     path = pathlib.Path(path)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as own:
         yield pathlib.Path(own) / path.name
@@ -71,7 +80,7 @@ def owning(directory: str | os.PathLike, remedy: str) -> Iterator[None]:
 def write_atomic(path: str | os.PathLike, data: bytes) -> None:
     """Writes a small file whole or not at all, replacing an old one. Object stores do this by themselves."""
     if is_remote(path):
-        epath.Path(path).write_bytes(data)
+        stores.write(path, data)
         return
     with publishing(path) as own, own.open("wb") as file:
         file.write(data)
@@ -90,7 +99,7 @@ def read_json(path: str | os.PathLike, remedy: str = "", max_bytes: int = 1 << 3
     Raises:
       ValueError: the file is absent, larger than `max_bytes`, or not JSON; the message names it and ends with `remedy`.
     """
-    path = epath.Path(path)
+    path = locate(path)
     check_file(path, remedy)
     if (size := path.stat().length) > max_bytes:
         raise ValueError(f"{path}: {size} bytes, at most {max_bytes} are read")
@@ -113,7 +122,7 @@ def read_json_lines(path: str | os.PathLike, convert: Callable[[Any], T]) -> Ite
     A line that is not JSON (NaN may stand in it), or for which `convert` raises ValueError, is left out with a warning:
     a process that was killed may have been writing it.
     """
-    path = pathlib.Path(path)
+    path = locate(path)
     for number, line in enumerate(path.read_bytes().splitlines() if path.exists() else (), 1):
         try:
             content = convert(parse_json(line, "line", finite=False))
@@ -142,26 +151,26 @@ def check_signature(content: Mapping[str, Any]) -> None:
 
 def check_file(path: str | os.PathLike, remedy: str = "") -> None:
     """Raises ValueError unless there is a file at `path`."""
-    if not epath.Path(path).is_file():
+    if not locate(path).is_file():
         raise ValueError(f"{path}: no such file{'; ' if remedy else ''}{remedy}")
 
 
 def check_folder(path: str | os.PathLike, remedy: str) -> None:
     """Raises ValueError unless there is a folder at `path`."""
-    if not epath.Path(path).is_dir():
+    if not locate(path).is_dir():
         raise ValueError(f"{path}: no such folder; {remedy}")
 
 
 def sha256(path: str | os.PathLike) -> str:
     """Returns the SHA-256 of a file as hex digits."""
-    with epath.Path(path).open("rb") as file:
+    with locate(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def crc32(path: str | os.PathLike) -> int:
     """Returns the CRC-32 of a file: it finds damage, at a fraction of the time of a SHA-256."""
     value = 0
-    with epath.Path(path).open("rb") as file:
+    with locate(path).open("rb") as file:
         while chunk := file.read(1 << 20):
             value = zlib.crc32(chunk, value)
     return value
@@ -180,12 +189,72 @@ def resolve(path: str | os.PathLike) -> epath.Path:
 
     Give it to libraries that take an `epath.Path`: its names may hold any character.
     """
-    return epath.Path(path) if is_remote(path) else _LocalPath(os.path.realpath(path))
+    return locate(path if is_remote(path) else os.path.realpath(path))
 
 
-def is_remote(path: str | os.PathLike) -> bool:
-    """Returns whether a path names an object store (gs://, s3://)."""
-    return "://" in os.fspath(path)
+def locate(path: str | os.PathLike) -> epath.Path:
+    """Returns the path of a file or folder on disk or in an object store, relative where it is.
+
+    Raises:
+      ValueError, OSError: as `stores.connect`.
+    """
+    if not is_remote(path):
+        return _LocalPath(path)
+    stores.connect(path)
+    return epath.Path(path)
+
+
+def on_disk(path: str | os.PathLike, remedy: str) -> pathlib.Path:
+    """Returns a path on disk; raises ValueError for one in an object store, with the remedy."""
+    if is_remote(path):
+        raise ValueError(f"{path}: this must be on a disk; {remedy}")
+    return pathlib.Path(path)
+
+
+def move_folder(path: str | os.PathLike, to: str | os.PathLike) -> None:
+    """Moves a folder to `to`, in the place of what is there."""
+    if is_remote(path):
+        stores.remove(to)
+        stores.move(path, to)
+        return
+    to = pathlib.Path(to)
+    to.parent.mkdir(parents=True, exist_ok=True)
+    if to.exists():
+        shutil.rmtree(to)
+    os.replace(path, to)
+
+
+@contextlib.contextmanager
+def filling(folder: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Gives a folder on disk to write into: the folder itself, or one that is uploaded when the block ends."""
+    if not is_remote(folder):
+        yield pathlib.Path(folder)
+        return
+    with tempfile.TemporaryDirectory(prefix="epfv2_") as own:
+        yield pathlib.Path(own)
+        stores.upload(pathlib.Path(own), folder)
+
+
+@contextlib.contextmanager
+def local_copy(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Gives a file or folder on disk as it is, one in an object store as a temporary copy."""
+    if not is_remote(path):
+        yield pathlib.Path(path)
+        return
+    with tempfile.TemporaryDirectory(prefix="epfv2_") as own:
+        copy = pathlib.Path(own) / epath.Path(path).name
+        stores.download(path, copy)
+        yield copy
+
+
+def sizes(folder: str | os.PathLike) -> dict[str, int]:
+    """Returns the bytes of the files right in a folder by name, from one listing; empty where there is no folder."""
+    if is_remote(folder):
+        return stores.sizes(folder)
+    if not os.path.isdir(folder):
+        return {}
+    with os.scandir(folder) as entries:
+        return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
 
 
 def _digest(content: Mapping[str, Any]) -> str:

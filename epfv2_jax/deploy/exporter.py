@@ -8,7 +8,6 @@ jax2onnx replaces functions of jax.numpy for the rest of the process, and its fi
 """
 
 import os
-import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ import jax
 import numpy as np
 import onnx
 
-from epfv2_jax.core import checks
+from epfv2_jax.core import checks, files
 from epfv2_jax.data.records import Records
 from epfv2_jax.deploy import golden as golden_lib
 from epfv2_jax.deploy import metadata, publish, rules, sequences, signature, trace
@@ -78,7 +77,7 @@ def export(
       ValueError: there is no exporter for the model, the records do not fit it, int8 without records, or the graph
         fails a gate.
     """
-    path = pathlib.Path(path)
+    path = files.on_disk(path, "export there, then copy both files")
     checks.at_least(1, batch=batch, recorded_frames=recorded_frames)
     checks.one_of(TOLERANCE_M, precision=precision)
     _check_records(records, model, image_size_hw, precision)

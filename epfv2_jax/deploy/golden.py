@@ -46,7 +46,7 @@ def read(path: str | os.PathLike, graph_path: str | os.PathLike) -> Golden:
     Raises:
       ValueError: there is no such file, it cannot be read, or it belongs to another graph.
     """
-    path = pathlib.Path(path)
+    path = files.on_disk(path, "copy graph and golden sequence there")
     if not path.is_file():
         raise ValueError(f"{path}: no golden sequence; the export writes it beside the graph, copy both")
     with checks.naming(f"{path}: not a golden sequence", remedy="export again"):

@@ -2,7 +2,6 @@
 
 import math
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -89,7 +88,7 @@ def check_file(path: str | os.PathLike) -> None:
     Raises:
       ValueError: there is no file, it cannot be parsed, or its weights lie in other files.
     """
-    if not pathlib.Path(path).is_file():
+    if not files.on_disk(path, "copy the graph there").is_file():
         raise ValueError(f"{path}: no such file; make it with python -m epfv2_jax.export")
     try:
         import onnx

@@ -1,7 +1,7 @@
 """Writes the results of an evaluation as JSON and as a table in the published order."""
 
 import math
-import pathlib
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +16,7 @@ def columns(result: EvaluationResult) -> tuple[tuple[str, str], ...]:
     return *published, ("PA-MPJPE", "pa_mpjpe_cm"), ("MPJVE m/s", "mpjve_m_s")
 
 
-def write_json(result: EvaluationResult, path: str | pathlib.Path, extra: Mapping[str, Any] | None = None) -> None:
+def write_json(result: EvaluationResult, path: str | os.PathLike, extra: Mapping[str, Any] | None = None) -> None:
     """Writes the numbers of `result`, after those of `extra`, as strict JSON (null for what could not be measured)."""
     data = {
         **(extra or {}),
@@ -27,7 +27,7 @@ def write_json(result: EvaluationResult, path: str | pathlib.Path, extra: Mappin
         "calibration": [{"nominal": k, "measured": v} for k, v in result.calibration.items()],
         "worst_frames": [{"clip_id": e.clip_id, "frame": e.frame, "err_cm": e.err_cm} for e in result.worst],
     }
-    path = pathlib.Path(path)
+    path = files.locate(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_json(path, _strict(data), indent=2)
 

@@ -4,7 +4,6 @@ Run again, it continues where it was interrupted.
 """
 
 import dataclasses
-import pathlib
 
 from epfv2_jax.autolabel import plan as plan_lib
 from epfv2_jax.autolabel import verify, worker
@@ -25,7 +24,7 @@ def auto_label(config: AutoLabelConfig) -> dict[str, EvaluationResult]:
     results = {}
     for name, trained in {"teacher": config.teacher, **students(config.student)}.items():
         train.train(trained)
-        output = pathlib.Path(config.output_dir) / "evaluation" / name
+        output = files.locate(config.output_dir) / "evaluation" / name
         results[name] = score.evaluate(trained.checkpoint_dir, dataset.directory, output)
     files.write_json(config.comparison, {name: result.metrics for name, result in results.items()})
     return results

@@ -7,7 +7,6 @@ the table of its room.
 import contextlib
 import dataclasses
 import functools
-import pathlib
 import time
 from collections.abc import Callable
 
@@ -64,7 +63,7 @@ def build(
     training = data.open_training(config)
     validation = data.open_split(config.dataset.directory, config.evaluation.validation_split)
     trainable = build_trainable(config, mesh, training)
-    output = pathlib.Path(config.output_dir)
+    output = files.locate(config.output_dir)
     output.mkdir(parents=True, exist_ok=True)
 
     with contextlib.ExitStack() as stack:
@@ -78,6 +77,7 @@ def build(
         stack.enter_context(contextlib.closing(stream.batches))
         log, bar = _open_logs(config, int(state.step), stack)
         goodput = Goodput(output, int(state.step), started, active=multihost.is_first())
+        stack.enter_context(contextlib.closing(goodput))
         profile = stack.enter_context(contextlib.closing(hooks.Profile(profile_steps, output / "profile")))
         score = functools.partial(_validate, trainable.model, validation, config.evaluation, mesh)
         return Run(

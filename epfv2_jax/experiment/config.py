@@ -1,12 +1,14 @@
 """The configuration of a run, whole: what a recipe fills and every checkpoint carries."""
 
 import dataclasses
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from etils import epath
+
 from epfv2_jax.autolabel.config import PassConfig
 from epfv2_jax.core import config as config_lib
+from epfv2_jax.core import files
 from epfv2_jax.core.sharding import MeshConfig
 from epfv2_jax.data.conversion.config import ConversionConfig
 from epfv2_jax.data.pipeline import DataConfig
@@ -59,9 +61,9 @@ class ExperimentConfig:
             raise ValueError("data.source = 'synthetic' needs dataset.synthetic, which says what to render")
 
     @property
-    def checkpoint_dir(self) -> pathlib.Path:
+    def checkpoint_dir(self) -> epath.Path:
         """Where the run keeps its checkpoints."""
-        return pathlib.Path(self.output_dir) / "checkpoints"
+        return files.locate(self.output_dir) / "checkpoints"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,9 +82,9 @@ class AutoLabelConfig:
             raise ValueError("student: data.pseudo.labels is needed, a directory for the label pass to write to")
 
     @property
-    def comparison(self) -> pathlib.Path:
+    def comparison(self) -> epath.Path:
         """The file with the scores of teacher and students."""
-        return pathlib.Path(self.output_dir) / "comparison.json"
+        return files.locate(self.output_dir) / "comparison.json"
 
 
 #: What may differ from the checkpoint that a run resumes from: where, how and how long it runs, not what is learned.

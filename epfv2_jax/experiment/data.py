@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import itertools
+import os
 import pathlib
 from collections.abc import Generator, Iterator
 
@@ -10,7 +11,7 @@ import jax
 
 from epfv2_jax import checkpoints, objectives, structs
 from epfv2_jax.autolabel import distill
-from epfv2_jax.core import checks, sharding
+from epfv2_jax.core import checks, files, sharding
 from epfv2_jax.data import labels, pipeline, records
 from epfv2_jax.data.conversion import command
 from epfv2_jax.data.conversion import convert as conversion
@@ -28,11 +29,16 @@ def prepare_data(config: DatasetConfig) -> None:
         is absent in a run of several processes, which make none.
     """
     if jax.process_count() > 1:
-        if not pathlib.Path(config.directory).exists():
+        if not files.locate(config.directory).exists():
             raise ValueError(
                 f"dataset.directory {config.directory} does not exist on process {jax.process_index()}; make it before "
                 "the run starts (python -m epfv2_jax.convert, which may run on many machines too)"
             )
+        return
+    if files.is_remote(config.directory):
+        files.check_folder(
+            config.directory, "make the records on a disk (python -m epfv2_jax.convert) and copy them there"
+        )
         return
     if config.synthetic is not None:
         writer.write_dataset(config.synthetic, config.source_directory)
@@ -47,13 +53,13 @@ def prepare_data(config: DatasetConfig) -> None:
         conversion.convert(config.source_directory, config.directory, config.conversion, progress=progress)
 
 
-def open_split(directory: str | pathlib.Path, split: str) -> records.Records:
+def open_split(directory: str | os.PathLike, split: str) -> records.Records:
     """Returns the records of one split of the data set in `directory`.
 
     Raises:
       ValueError: there is no such split (the message lists those that exist), or it is not whole.
     """
-    directory = pathlib.Path(directory)
+    directory = files.locate(directory)
     known = sorted(path.parent.name for path in directory.glob(f"*/{records.MANIFEST_NAME}"))
     if known:
         checks.one_of(known, **{f"{directory}: split": split})
@@ -69,7 +75,7 @@ def open_training(config: ExperimentConfig) -> records.Records:
     return open_split(config.dataset.directory, config.evaluation.validation_split if rendered else config.data.split)
 
 
-def training_poses(config: ExperimentConfig, directory: str | pathlib.Path) -> Iterator[structs.Batch]:
+def training_poses(config: ExperimentConfig, directory: str | os.PathLike) -> Iterator[structs.Batch]:
     """Returns batches without images for the mean pose: all training clips, or some of those rendered in the loop."""
     if config.data.source == "records":
         training = open_split(directory, config.data.split)

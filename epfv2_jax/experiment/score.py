@@ -1,9 +1,9 @@
 """Scoring a checkpoint: the table of the paper's metrics, pictures and a report."""
 
-import pathlib
+import os
 
 from epfv2_jax import checkpoints
-from epfv2_jax.core import multihost
+from epfv2_jax.core import files, multihost
 from epfv2_jax.data import pipeline, records
 from epfv2_jax.evaluation import evaluate as evaluate_lib
 from epfv2_jax.evaluation import tables
@@ -15,9 +15,9 @@ from epfv2_jax.viz import report
 
 
 def evaluate(
-    checkpoint: str | pathlib.Path,
-    data_directory: str | pathlib.Path,
-    output: str | pathlib.Path,
+    checkpoint: str | os.PathLike,
+    data_directory: str | os.PathLike,
+    output: str | os.PathLike,
     split: str | None = None,
 ) -> EvaluationResult:
     """Returns the scores of a checkpoint on a split beside its baselines; writes JSON, pictures and a report.
@@ -44,7 +44,7 @@ def evaluate(
         pictures=config.evaluation.pictures,
     )
     if multihost.is_first():
-        output = pathlib.Path(output)
+        output = files.locate(output)
         hidden = config.evaluation.hide_views
         about = {"split": split, "step": trained.step, "hide_views": hidden}
         tables.write_json(result, output / "metrics.json", about)

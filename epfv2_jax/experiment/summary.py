@@ -1,7 +1,8 @@
 """What the commands print of a run and of an evaluation."""
 
-import pathlib
+from etils import epath
 
+from epfv2_jax.core import files
 from epfv2_jax.evaluation import tables
 from epfv2_jax.evaluation.evaluate import EvaluationResult
 from epfv2_jax.experiment.config import ExperimentConfig
@@ -10,20 +11,20 @@ from epfv2_jax.profiling import goodput
 
 def of_run(config: ExperimentConfig, result: EvaluationResult) -> str:
     """Returns the scores of a finished run, where its time went, and where its files are."""
-    output = pathlib.Path(config.output_dir)
+    output = files.locate(config.output_dir)
     time = goodput.format_summary(goodput.summarize(output / "goodput.jsonl"))
     return "\n".join([tables.format_table(result), time, _files(output / "evaluation")])
 
 
-def of_evaluation(result: EvaluationResult, output: pathlib.Path) -> str:
+def of_evaluation(result: EvaluationResult, output: epath.Path) -> str:
     """Returns the scores of a checkpoint, and where the files are."""
     return f"{tables.format_table(result)}\n{_files(output)}"
 
 
-def of_comparison(results: dict[str, EvaluationResult], path: pathlib.Path) -> str:
+def of_comparison(results: dict[str, EvaluationResult], path: epath.Path) -> str:
     """Returns the scores of several models by name, and where the numbers are."""
     return "\n".join([*(tables.format_table(result, name) for name, result in results.items()), f"numbers: {path}"])
 
 
-def _files(output: pathlib.Path) -> str:
+def _files(output: epath.Path) -> str:
     return f"numbers: {output / 'metrics.json'}   pictures: {output / 'index.html'}"

@@ -1,7 +1,6 @@
 """From a configuration to a trained and scored model."""
 
 import contextlib
-import pathlib
 
 from epfv2_jax.core import files, multihost, sharding
 from epfv2_jax.evaluation.evaluate import EvaluationResult
@@ -35,5 +34,5 @@ def train_and_evaluate(
     """
     data.prepare_data(config.dataset)
     train(config, started, profile_steps)
-    output = pathlib.Path(config.output_dir) / "evaluation"
+    output = files.locate(config.output_dir) / "evaluation"
     return score.evaluate(config.checkpoint_dir, config.dataset.directory, output)

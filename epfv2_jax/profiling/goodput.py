@@ -15,15 +15,14 @@ be repeated, and `down_s`, the time from the previous line to this start.
 
 import contextlib
 import dataclasses
-import json
-import pathlib
+import os
 import time
 from collections.abc import Iterator
 from typing import Any, Literal
 
 import jax
 
-from epfv2_jax.core import checks, files
+from epfv2_jax.core import checks, files, lines
 from epfv2_jax.core import config as config_lib
 from epfv2_jax.profiling import cost
 
@@ -76,7 +75,7 @@ def _line(content: Any) -> _Start | _Window:
 class Goodput:
     """Attributes time to kinds; `close_window` writes what has accumulated since the last call."""
 
-    def __init__(self, directory: str | pathlib.Path, start_step: int, started: float, active: bool = True):
+    def __init__(self, directory: str | os.PathLike, start_step: int, started: float, active: bool = True):
         """Opens the file of a run that continues after `start_step`.
 
         Args:
@@ -85,16 +84,16 @@ class Goodput:
           started: start of the process on the clock of time.perf_counter().
           active: False writes nothing, for all processes but the first.
         """
-        self._path = pathlib.Path(directory) / "goodput.jsonl"
+        path = files.locate(directory) / "goodput.jsonl"
         self._active = active
         self._seconds = dict.fromkeys(KINDS, 0.0)
         self._mark, self._kind, self._step = started, "start", start_step
         self._chip = cost.chip_of(jax.devices()[0].device_kind)
         self._flops = None
         if active:
-            _end_line(self._path)
+            self._lines = lines.Lines(path)
             before = time.time() - (time.perf_counter() - started)
-            self._append({"event": "start", "step": start_step, **_lost(self._path, start_step, before), **_where()})
+            self._append({"event": "start", "step": start_step, **_lost(path, start_step, before), **_where()})
 
     def begin(self) -> None:
         """Ends the start: from here on, time counts as `step` by default."""
@@ -133,31 +132,34 @@ class Goodput:
             rounded = {kind: round(s, 4) for kind, s in seconds.items()}
             self._append({"event": "window", "step": step, "steps": steps, "seconds": rounded, "mfu": mfu})
 
+    def close(self) -> None:
+        """Waits until all lines are written."""
+        if self._active:
+            self._lines.close()
+
     def _switch(self, kind: str) -> None:
         now = time.perf_counter()
         self._seconds[self._kind] += now - self._mark
         self._mark, self._kind = now, kind
 
     def _append(self, line: dict[str, Any]) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a") as file:
-            file.write(json.dumps({"time": round(time.time(), 3), **line}) + "\n")
+        self._lines.append({"time": round(time.time(), 3), **line})
 
 
-def read(path: str | pathlib.Path) -> list[dict[str, Any]]:
+def read(path: str | os.PathLike) -> list[dict[str, Any]]:
     """Returns the lines of a goodput file, without damaged ones, of which a warning tells."""
     return [config_lib.to_mapping(line) for _, line in files.read_json_lines(path, _line)]
 
 
-def summarize(path: str | pathlib.Path) -> dict[str, float]:
+def summarize(path: str | os.PathLike) -> dict[str, float]:
     """Returns seconds by kind over all starts of a run, with `lost` and `down` for the cost of its restarts.
 
     `lost` is contained in the other kinds.
     """
-    lines = read(path)
-    seconds = {kind: sum(line["seconds"].get(kind, 0.0) for line in lines if "seconds" in line) for kind in KINDS}
+    found = read(path)
+    seconds = {kind: sum(line["seconds"].get(kind, 0.0) for line in found if "seconds" in line) for kind in KINDS}
     for name in ("lost", "down"):
-        seconds[name] = sum(line[f"{name}_s"] for line in lines if line["event"] == "start")
+        seconds[name] = sum(line[f"{name}_s"] for line in found if line["event"] == "start")
     return seconds
 
 
@@ -169,17 +171,11 @@ def format_summary(seconds: dict[str, float]) -> str:
     return f"time: {up:.0f} s: {shares}{restarts}"
 
 
-def _end_line(path: pathlib.Path) -> None:
-    if path.exists() and not path.read_bytes().endswith(b"\n"):  # killed while writing
-        with path.open("a") as file:
-            file.write("\n")
-
-
-def _lost(path: pathlib.Path, start_step: int, now: float) -> dict[str, Any]:
+def _lost(path: os.PathLike, start_step: int, now: float) -> dict[str, Any]:
     """Returns what the restart lost. Only whole windows are known, so up to one more window of steps may be lost."""
-    lines = read(path)
+    found = read(path)
     lost = []
-    for line in lines:
+    for line in found:
         if line["event"] == "start":  # the losses of an earlier restart are counted there
             lost = [w for w in lost if w["step"] <= line["step"]]
         elif line["step"] > start_step:
@@ -187,7 +183,7 @@ def _lost(path: pathlib.Path, start_step: int, now: float) -> dict[str, Any]:
     return {
         "lost_steps": sum(line["steps"] for line in lost),
         "lost_s": round(sum(sum(line["seconds"].values()) for line in lost), 3),
-        "down_s": round(max(0.0, now - lines[-1]["time"]), 3) if lines else 0.0,
+        "down_s": round(max(0.0, now - found[-1]["time"]), 3) if found else 0.0,
     }
 
 

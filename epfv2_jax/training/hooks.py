@@ -5,7 +5,7 @@ Metrics stay on the devices until they are fetched, one step late, so that the d
 
 import contextlib
 import dataclasses
-import pathlib
+import os
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -15,7 +15,7 @@ import numpy as np
 import tqdm
 
 from epfv2_jax.checkpoints import CheckpointWriter
-from epfv2_jax.core import checks
+from epfv2_jax.core import checks, files
 from epfv2_jax.profiling.goodput import Goodput
 from epfv2_jax.training.log import RunLog
 from epfv2_jax.training.state import TrainState, inference_variables
@@ -175,7 +175,7 @@ class Save:
 class Profile:
     """Writes a trace of `steps` steps, from the third after the start of the run. Close it: a run may end before."""
 
-    def __init__(self, steps: int, directory: pathlib.Path):
+    def __init__(self, steps: int, directory: os.PathLike):
         self._steps, self._directory = steps, directory
         self._trace = contextlib.ExitStack()
 
@@ -184,7 +184,8 @@ class Profile:
 
     def __call__(self, moment: Moment, state: TrainState, metrics: Meter) -> None:
         if moment.step == moment.start + 2:
-            self._trace.enter_context(jax.profiler.trace(str(self._directory)))
+            own = self._trace.enter_context(files.filling(self._directory))
+            self._trace.enter_context(jax.profiler.trace(os.fspath(own)))
             return
         jax.block_until_ready(state)
         self.close()

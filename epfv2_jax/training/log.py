@@ -1,63 +1,68 @@
 """The logs of a run: metrics as JSON lines, optionally TensorBoard, and the list of skipped steps."""
 
-import json
-import pathlib
+import os
 from collections.abc import Mapping
 from typing import Any
 
-from epfv2_jax.core import checks, files
+from etils import epath
+
+from epfv2_jax.core import checks, files, lines
+
+_NAMES = ("metrics.jsonl", "skipped.jsonl")
 
 
 class RunLog:
     """Appends to `metrics.jsonl` and `skipped.jsonl` in a run's directory; a resumed run repeats no line."""
 
-    def __init__(self, directory: str | pathlib.Path, start_step: int, tensorboard: bool = False, active: bool = True):
+    def __init__(self, directory: str | os.PathLike, start_step: int, tensorboard: bool = False, active: bool = True):
         """Opens the log and drops lines of steps after `start_step`, left by an interrupted run.
 
         With `active` False nothing is written, for all processes of a run but the first.
         """
-        self._directory = pathlib.Path(directory)
+        self._directory = files.locate(directory)
         self._writer, self._active = None, active
         if not active:
             return
         self._directory.mkdir(parents=True, exist_ok=True)
-        for name in ("metrics.jsonl", "skipped.jsonl"):
+        for name in _NAMES:
             _drop_after(self._directory / name, start_step)
+        self._metrics, self._skipped = (lines.Lines(self._directory / name) for name in _NAMES)
         if tensorboard:
             checks.extra_installed("tensorboardX", "tensorboard", "loop.tensorboard = True")
+            files.on_disk(directory, "set loop.tensorboard = False, metrics.jsonl has the same numbers")
             import tensorboardX
 
             self._writer = tensorboardX.SummaryWriter(str(self._directory / "tensorboard"), purge_step=start_step)
 
     @property
-    def skipped_path(self) -> pathlib.Path:
+    def skipped_path(self) -> epath.Path:
         """The file that lists the clips of skipped steps."""
-        return self._directory / "skipped.jsonl"
+        return self._directory / _NAMES[1]
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Writes one line of metrics."""
-        self._append("metrics.jsonl", {"step": step, **values})
+        if not self._active:
+            return
+        self._metrics.append({"step": step, **values})
         if self._writer is not None:
             for name, value in values.items():
                 self._writer.add_scalar(name, value, step)
 
     def skipped(self, step: int, clips: list[str]) -> None:
         """Writes one line for a skipped step, with the clips of its batch."""
-        self._append("skipped.jsonl", {"step": step, "clips": clips})
+        if self._active:
+            self._skipped.append({"step": step, "clips": clips})
 
     def close(self) -> None:
-        """Flushes and closes TensorBoard."""
+        """Writes what is not written yet and closes TensorBoard."""
         if self._writer is not None:
             self._writer.close()
-
-    def _append(self, name: str, line: Mapping[str, Any]) -> None:
-        if not self._active:
-            return
-        with (self._directory / name).open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        if self._active:
+            self._metrics.close()
+            self._skipped.close()
 
 
-def _drop_after(path: pathlib.Path, step: int) -> None:
+def _drop_after(path: epath.Path, step: int) -> None:
     if path.exists():
         kept = [line + b"\n" for line, of in files.read_json_lines(path, _step) if of <= step]
         files.write_atomic(path, b"".join(kept))

@@ -96,7 +96,7 @@ def check_path(path: str | os.PathLike) -> None:
     Raises:
       ValueError: it has another suffix than those of `WRITERS`, its folder is missing, or the extra `video` for MP4.
     """
-    path = pathlib.Path(path)
+    path = files.on_disk(path, "write the video there")
     suffix = path.suffix.lower()
     checks.one_of(WRITERS, **{f"{path}: suffix of a video": suffix})
     if suffix == ".mp4":

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
+from epfv2_jax.core import files
 from epfv2_jax.data import images, records
 from epfv2_jax.data import rig as rig_lib
 from epfv2_jax.data.calibration import fit as calibration
@@ -55,7 +56,7 @@ def open_recording(path: str | os.PathLike, image_size_hw: tuple[int, int] | Non
     Raises:
       ValueError: there is no such sequence, it cannot be read, or the records hold images of another size.
     """
-    path = pathlib.Path(path)
+    path = files.on_disk(path, "copy the recording there")
     if path.is_dir() or path.name.endswith(records.SHARD_SUFFIX):
         return _open_records(path, image_size_hw)
     if not path.is_file() or not path.name.endswith((_IMAGES, _METADATA)):

@@ -4,13 +4,15 @@ import base64
 import html
 import io
 import math
-import pathlib
+import os
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from etils import epath
 from PIL import Image
 
+from epfv2_jax.core import files
 from epfv2_jax.evaluation import tables
 from epfv2_jax.evaluation.evaluate import VIEWS_HIDDEN, EvaluationResult
 from epfv2_jax.evaluation.examples import FrameExample
@@ -33,14 +35,14 @@ img { width: 100%; border: 1px solid #e3e6ea; border-radius: 6px; margin: 8px 0;
 
 
 def write_report(
-    directory: str | pathlib.Path,
+    directory: str | os.PathLike,
     result: EvaluationResult,
     skeleton: Skeleton,
     layout: RigLayout,
     title: str = "Evaluation",
     note: str = "",
     describe_clip: Callable[[int], str] = "clip {}".format,
-) -> pathlib.Path:
+) -> epath.Path:
     """Returns the path of `index.html` in `directory`, after writing it and PNGs of the frames and the calibration.
 
     The page embeds its pictures. Worst frames come first, then the typical ones, then the tables.
@@ -54,7 +56,7 @@ def write_report(
       note: below the title.
       describe_clip: names a clip by its id, for the headings of the pictures.
     """
-    directory = pathlib.Path(directory)
+    directory = files.locate(directory)
     directory.mkdir(parents=True, exist_ok=True)
     for old in directory.glob("*_clip*.png"):
         old.unlink()
@@ -78,11 +80,11 @@ def write_report(
     sections.append(f"<h2>Error of each joint</h2>{_joint_table(result)}")
     page = directory / "index.html"
     body = "\n".join(section for section in sections if section)
-    page.write_text(
+    text = (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f"<style>{_STYLE}</style></head><body>\n{body}\n</body></html>\n",
-        encoding="utf-8",
+        f"<style>{_STYLE}</style></head><body>\n{body}\n</body></html>\n"
     )
+    files.write_atomic(page, text.encode())
     return page
 
 
@@ -166,11 +168,13 @@ def _plain(axes) -> None:
         axes.spines[side].set_visible(False)
 
 
-def _write_png(figure, path: pathlib.Path) -> Image.Image:
+def _write_png(figure, path: epath.Path) -> Image.Image:
     """Returns the picture of a figure, after writing it as a PNG."""
     figure.canvas.draw()
     picture = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")
-    picture.save(path)
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    files.write_atomic(path, buffer.getvalue())
     return picture
 
 
@@ -181,7 +185,7 @@ def _embed(picture: Image.Image, alt: str, css: str = "") -> str:
     return f'<img class="{css}" alt="{html.escape(alt)}" src="data:image/jpeg;base64,{data}">'
 
 
-def _uncertainty(result: EvaluationResult, directory: pathlib.Path) -> str:
+def _uncertainty(result: EvaluationResult, directory: epath.Path) -> str:
     """Returns the section on the predicted uncertainty, after writing the PNG of its curve."""
     picture = _write_png(draw_calibration(result), directory / "calibration.png")
     text = (

@@ -24,7 +24,6 @@ from epfv2_jax.autolabel import publish as publish_lib
 from epfv2_jax.autolabel import reader as reader_lib
 from epfv2_jax.autolabel import verify as verify_lib
 from epfv2_jax.core import exits
-from epfv2_jax.core import files as files_lib
 from epfv2_jax.data import labels, records
 from epfv2_jax.data.labels import Status
 from epfv2_jax.data.labels import units as units_lib
@@ -319,12 +318,10 @@ def test_of_two_runs_at_once_the_first_to_publish_wins(tmp_path, finished, label
     assert files(tmp_path / "out") == files(finished.out_dir)
 
 
-@pytest.mark.parametrize("links", ["hard links", "no hard links", "remote"])
+@pytest.mark.parametrize("links", ["hard links", "no hard links"])
 def test_publishing_leaves_the_first_file_alone(tmp_path, monkeypatch, links):
     if links == "no hard links":
         monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(errno.EPERM, "not permitted")))
-    if links == "remote":
-        monkeypatch.setattr(files_lib, "is_remote", lambda path: True)
     target = epath.Path(tmp_path / "target")
     outcomes = []
     for content in (b"first", b"second"):
@@ -332,17 +329,6 @@ def test_publishing_leaves_the_first_file_alone(tmp_path, monkeypatch, links):
         outcomes.append(publish_lib.publish(tmp_path / "temporary", target))
         assert not (tmp_path / "temporary").exists()
     assert outcomes == [True, False] and target.read_bytes() == b"first"
-
-
-def test_an_object_store_gets_the_same_bytes(tmp_path, finished, labeller_at, records_dir, monkeypatch):
-    """A local folder is treated as one: whole files are uploaded and downloaded; there are no links or renames."""
-    labeller = labeller_at(tmp_path / "out")
-    monkeypatch.setattr(files_lib, "is_remote", lambda path: True)
-    for name in ("link", "replace"):
-        monkeypatch.setattr(os, name, None)
-    assert all(report.published for report in labeller(range(labeller.plan.num_units)))
-    assert files(tmp_path / "out") == files(finished.out_dir)
-    assert verify_lib.verify(tmp_path / "out", records_dir).errors == ()
 
 
 class FullDisk:
@@ -476,10 +462,8 @@ def test_what_a_pass_writes_others_may_read(tmp_path, finished):
     assert written and all(path.stat().st_mode == expected for path in written)
 
 
-def test_paths_that_only_some_steps_take_are_refused(finished, records_dir):
-    with pytest.raises(ValueError, match=r"gs://b/x: labels are read from a disk"):
-        labels.open_labels("gs://b/x")
-    with pytest.raises(ValueError, match=r"gs://b/x: Parquet files are written to a disk"):
+def test_parquet_in_a_store_is_refused(finished, records_dir):
+    with pytest.raises(ValueError, match=r"gs://b/x: this must be on a disk; copy the Parquet files from there"):
         verify_lib.verify(finished.out_dir, records_dir, "gs://b/x")
 
 

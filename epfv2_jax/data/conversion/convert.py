@@ -55,9 +55,9 @@ def convert(
     """
     checks.one_of(READERS, reader=config.reader)
     reader = READERS[config.reader]
+    out_dir = files.on_disk(out_dir, "convert there, then copy the records to the store")
     sequences = reader.find_sequences(source_dir)
     spec = _spec(reader, sequences, config)
-    out_dir = pathlib.Path(out_dir)
     claim(out_dir, config)
     share = engine.share(sequences)
     done: dict[tuple[str, str], SequenceReport] = {}

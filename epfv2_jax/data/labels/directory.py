@@ -10,8 +10,7 @@ Label record i belongs to image record i.
 
 import os
 
-from etils import epath
-
+from epfv2_jax.core import files
 from epfv2_jax.data import records
 
 UNIT_FOLDER = "labels"
@@ -25,6 +24,6 @@ def unit_file(unit: int) -> str:
 
 def published_units(directory: str | os.PathLike, num_units: int) -> set[int]:
     """Returns which of units 0 ... `num_units` - 1 have a file. Lists their folder once."""
-    folder = epath.Path(directory) / UNIT_FOLDER
+    folder = files.locate(directory) / UNIT_FOLDER
     names = {path.name for path in folder.iterdir()} if folder.exists() else set()
     return {unit for unit in range(num_units) if unit_file(unit) in names}

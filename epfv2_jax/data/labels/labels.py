@@ -1,12 +1,11 @@
-"""The labels of a finished pass as a random-access source beside the records."""
+"""The labels of a finished pass as a random-access source beside the records; units in a store are copied to disk."""
 
 import os
-import pathlib
 import threading
 
 import numpy as np
 
-from epfv2_jax.core import files, lru
+from epfv2_jax.core import copies, files, lru
 from epfv2_jax.data import records as records_lib
 from epfv2_jax.data.labels.directory import UNIT_FOLDER, published_units, unit_file
 from epfv2_jax.data.labels.plan import read_plan
@@ -21,9 +20,7 @@ class Labels:
 
     def __init__(self, directory: str | os.PathLike):
         """Opens `directory`; use `open_labels`, which also checks that the pass is finished."""
-        if files.is_remote(directory):
-            raise ValueError(f"{directory}: labels are read from a disk; copy the directory there first")
-        self.directory = pathlib.Path(directory)
+        self.directory = files.locate(directory)
         plan, self.plan_sha256 = read_plan(self.directory)
         self.manifest_sha256 = plan.records.manifest_sha256
         self.teacher_sha256 = plan.teacher.sha256
@@ -56,7 +53,8 @@ class Labels:
             reader = self._readers.get(unit)
             if reader is None:
                 size = int(self.bounds[unit + 1] - self.bounds[unit])
-                reader = UnitReader(self.directory / UNIT_FOLDER / unit_file(unit), size)
+                path = self.directory / UNIT_FOLDER / unit_file(unit)
+                reader = UnitReader(copies.newest(path), size, path)
                 self._readers.put(unit, reader)
             return reader
 
@@ -74,7 +72,7 @@ class Labels:
 
 
 def open_labels(directory: str | os.PathLike, records: records_lib.Records | None = None) -> Labels:
-    """Returns the labels of a finished pass in a local directory, after checking that they are those of `records`.
+    """Returns the labels of a finished pass, after checking that they are those of `records`.
 
     Raises:
       ValueError: there is no plan, a unit is not labelled yet, or the labels are of other records.

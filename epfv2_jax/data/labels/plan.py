@@ -5,8 +5,6 @@ import hashlib
 import json
 import os
 
-from etils import epath
-
 from epfv2_jax.core import checks, files
 from epfv2_jax.core import config as config_lib
 from epfv2_jax.data import records
@@ -83,7 +81,7 @@ def read_plan(directory: str | os.PathLike) -> tuple[PlanFile, str]:
     Raises:
       ValueError: there is none, or it is not one that this code reads, or not as it was written.
     """
-    path, remedy = epath.Path(directory) / PLAN_NAME, "plan again in another directory"
+    path, remedy = files.locate(directory) / PLAN_NAME, "plan again in another directory"
     files.check_file(path, f"{directory} is not a label pass: plan one")
     data = path.read_bytes()
     content = files.parse_json(data, os.fspath(path), remedy)

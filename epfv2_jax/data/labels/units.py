@@ -5,12 +5,10 @@ import dataclasses
 import hashlib
 import os
 import pathlib
-import tempfile
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 from array_record.python import array_record_module
-from etils import epath
 from flax import serialization
 
 from epfv2_jax.core import checks, files
@@ -81,32 +79,28 @@ def write_unit(path: str | os.PathLike, unit: int, runs: Iterable[LabelRun], bad
 @contextlib.contextmanager
 def published_unit(path: str | os.PathLike, num_records: int) -> Iterator["UnitReader"]:
     """Gives a reader of a published file on a disk, or of a temporary copy of one in an object store."""
-    with contextlib.ExitStack() as stack:
-        if files.is_remote(path):
-            copy = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory())) / epath.Path(path).name
-            copy.write_bytes(epath.Path(path).read_bytes())
-            path = copy
-        yield stack.enter_context(UnitReader(path, num_records))
+    with files.local_copy(path) as copy, UnitReader(copy, num_records, path) as reader:
+        yield reader
 
 
 class UnitReader:
     """Reads the published file of a unit: `reader[i]` is its label record i. Thread-safe."""
 
-    def __init__(self, path: str | os.PathLike, num_records: int):
-        """Opens the file of a unit that was planned with `num_records` records.
+    def __init__(self, path: str | os.PathLike, num_records: int, named: str | os.PathLike | None = None):
+        """Opens the file of a unit that was planned with `num_records` records; `named`: its path in messages.
 
         Raises:
           ValueError: the file is empty, truncated, or has another number of records.
         """
-        self.path = pathlib.Path(path)
+        self.path = os.fspath(path if named is None else named)
         self.num_records = num_records
-        with checks.naming(f"{path}", RuntimeError, rows.REMEDY):
+        with checks.naming(self.path, RuntimeError, rows.REMEDY):
             self._reader = array_record_module.ArrayRecordReader(os.fspath(path), _READER_OPTIONS)
         found = self._reader.num_records()  # 0 for a file that is not an ArrayRecord
         if found != num_records + 1:
             self.close()
         remedy = "half-written, or truncated by a copy: delete it and run the label pass again"
-        name = f"{path}: label records and a footer in {self.path.stat().st_size} bytes"
+        name = f"{self.path}: label records and a footer in {os.path.getsize(path)} bytes"
         checks.equal(name, found, num_records + 1, remedy)
         self.footer = self._read_footer()
 

@@ -26,7 +26,16 @@ from epfv2_jax.data.records.runs import (
     encode,
     frame_gaps,
 )
-from epfv2_jax.data.records.shards import SHARD_SUFFIX, RecordEntry, Shard, check_shard_size, write_shard
+from epfv2_jax.data.records.shards import (
+    SHARD_SUFFIX,
+    RecordEntry,
+    Shard,
+    ShardFile,
+    check_shard_size,
+    check_shard_sizes,
+    local_shard,
+    write_shard,
+)
 
 __all__ = [
     "MANIFEST_NAME",
@@ -40,12 +49,15 @@ __all__ = [
     "RecordSpec",
     "Records",
     "Shard",
+    "ShardFile",
     "check_headset",
     "check_shard_size",
+    "check_shard_sizes",
     "decode",
     "decode_images",
     "encode",
     "frame_gaps",
+    "local_shard",
     "open_records",
     "read_manifest",
     "verify",

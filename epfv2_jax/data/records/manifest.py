@@ -3,11 +3,11 @@
 import dataclasses
 import functools
 import os
-import pathlib
 from typing import Literal
 
 import jax
 import numpy as np
+from etils import epath
 
 from epfv2_jax import structs
 from epfv2_jax.core import checks, files
@@ -80,7 +80,7 @@ def _rig_leaves(num_views: int) -> list[np.ndarray]:
 
 def write_manifest(directory: str | os.PathLike, manifest: Manifest) -> None:
     """Writes the manifest, which makes the directory complete; call it last. Several writers may do so at once."""
-    config_lib.write(pathlib.Path(directory) / MANIFEST_NAME, manifest)
+    config_lib.write(files.locate(directory) / MANIFEST_NAME, manifest)
 
 
 def read_manifest(directory: str | os.PathLike) -> Manifest:
@@ -90,7 +90,7 @@ def read_manifest(directory: str | os.PathLike) -> Manifest:
       ValueError: there is none (the message lists the splits that exist, or the command that writes them), it is not of
         this version, or not as it was written.
     """
-    directory = pathlib.Path(directory)
+    directory = files.locate(directory)
     path = directory / MANIFEST_NAME
     if not path.is_file():
         raise ValueError(f"{directory}: {_why_missing(directory)}")
@@ -100,7 +100,7 @@ def read_manifest(directory: str | os.PathLike) -> Manifest:
     return config_lib.from_signed(Manifest, content, os.fspath(path), _REMEDY)
 
 
-def _why_missing(directory: pathlib.Path) -> str:
+def _why_missing(directory: epath.Path) -> str:
     """Returns why a directory has no manifest, and what to do about it."""
     command = f"python -m epfv2_jax.convert --in SOURCE --out {directory.parent}"
     if directory.is_dir() and (splits := _splits(directory)):
@@ -116,5 +116,5 @@ def _why_missing(directory: pathlib.Path) -> str:
     return f"no such folder; '{command}' writes records"
 
 
-def _splits(directory: pathlib.Path) -> list[str]:
+def _splits(directory: epath.Path) -> list[str]:
     return sorted(path.parent.name for path in directory.glob(f"*/{MANIFEST_NAME}"))

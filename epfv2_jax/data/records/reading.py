@@ -1,15 +1,18 @@
-"""Reads the records of a split by index."""
+"""Reads the records of a split by index.
+
+The reader of ArrayRecord files reads disks only: a shard in an object store is copied to this machine's disk, whole and
+checked, when the first of its records is read (`core.copies`).
+"""
 
 import os
-import pathlib
 
 import numpy as np
 from array_record.python import array_record_data_source
 
-from epfv2_jax.core import checks
+from epfv2_jax.core import checks, copies, files
 from epfv2_jax.data.records.manifest import MANIFEST_NAME, Manifest, read_manifest
 from epfv2_jax.data.records.runs import FrameRun, decode
-from epfv2_jax.data.records.shards import RecordEntry, check_shard_content, check_shard_size
+from epfv2_jax.data.records.shards import RecordEntry, Shard, check_shard_content, check_shard_sizes, local_shard
 from epfv2_jax.geometry.layout import RigLayout
 from epfv2_jax.geometry.skeleton import Skeleton
 
@@ -18,14 +21,18 @@ class Records:
     """The records of one split by index: `records[i]` is a `FrameRun`. Threads may share it; it can be pickled."""
 
     def __init__(self, directory: str | os.PathLike, manifest: Manifest):
-        self.directory = pathlib.Path(directory)
+        self.directory = files.locate(directory)
         self.manifest = manifest
         self.entries: tuple[RecordEntry, ...] = tuple(entry for shard in manifest.shards for entry in shard.records)
         self._ends = np.cumsum([len(shard.records) for shard in manifest.shards])
         # With the counts in the paths no shard is opened before a record of it is read.
         self._source = array_record_data_source.ArrayRecordDataSource(
-            [f"{self.directory / shard.file}[0:{len(shard.records)}]" for shard in manifest.shards if shard.records]
+            [
+                f"{copies.place(self.directory / shard.file, shard.sha256)}[0:{len(shard.records)}]"
+                for shard in manifest.shards
+            ]
         )
+        self._at_hand: set[str] = set()  # shard files that are on this machine's disk, and open
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -37,11 +44,14 @@ class Records:
           ValueError: it is damaged, not the record that the manifest describes, or has impossible poses; the message
             names file and record.
         """
-        entry = self.entries[index]
-        where = f"{self.directory / self._file(index)}: record {index} ({entry.sequence})"
+        entry, shard = self.entries[index], self._shard(index)
+        where = f"{self.directory / shard.file}: record {index} ({entry.sequence})"
         remedy = "delete the file and convert the data again"
         with checks.naming(f"{where} is damaged", RuntimeError, remedy):
+            if shard.file not in self._at_hand:
+                local_shard(self.directory, shard)
             data = self._source[index]
+            self._at_hand.add(shard.file)
         with checks.naming(where):
             run = decode(data)
             checks.equal("entry, as the manifest lists it", RecordEntry.of(run), entry, remedy)
@@ -53,8 +63,11 @@ class Records:
     def __repr__(self) -> str:
         return f"Records({os.fspath(self.directory)!r}, {len(self)} records, {self.num_frames} frames)"
 
-    def _file(self, index: int) -> str:
-        return self.manifest.shards[int(np.searchsorted(self._ends, index % len(self), side="right"))].file
+    def __reduce__(self):
+        return type(self), (self.directory, self.manifest)
+
+    def _shard(self, index: int) -> Shard:
+        return self.manifest.shards[int(np.searchsorted(self._ends, index % len(self), side="right"))]
 
     @property
     def skeleton(self) -> Skeleton:
@@ -98,13 +111,12 @@ def open_records(directory: str | os.PathLike) -> Records:
     Raises:
       ValueError: no manifest, no records, or a shard that is missing or of another size (half-written, cut in a copy).
     """
-    directory = pathlib.Path(directory)
+    directory = files.locate(directory)
     manifest = read_manifest(directory)
     entries = [entry for shard in manifest.shards for entry in shard.records]
     name = f"{directory}: records of split {manifest.split!r}"
     checks.not_empty(name, entries, f"'report' in {MANIFEST_NAME} says what was skipped")
-    for shard in manifest.shards:
-        check_shard_size(directory, shard)
+    check_shard_sizes(directory, manifest.shards)
     return Records(directory, manifest)
 
 

@@ -11,10 +11,11 @@ import os
 import pathlib
 import re
 from collections.abc import Iterable
+from typing import Protocol
 
 from array_record.python import array_record_module
 
-from epfv2_jax.core import checks, files
+from epfv2_jax.core import checks, copies, files
 from epfv2_jax.data.records.runs import FrameRun, encode
 
 SHARD_SUFFIX = ".arrayrecord"
@@ -25,6 +26,7 @@ MAX_RECORD_FRAMES = 4096
 _WRITER_OPTIONS = "group_size:1,uncompressed"
 # A fixed name: the next try after a killed process overwrites what that left.
 _TEMPORARY_SUFFIX = ".tmp"
+_DAMAGED = "delete it and run the conversion again"
 _SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*" + re.escape(SHARD_SUFFIX))
 
 
@@ -44,6 +46,14 @@ class RecordEntry:
     def of(cls, run: FrameRun) -> "RecordEntry":
         """Returns the entry of a run."""
         return cls(sequence=run.sequence, first_frame=int(run.frame_index[0]), num_frames=run.num_frames)
+
+
+class ShardFile(Protocol):
+    """A file of records and its checksum, as manifests and plans state them."""
+
+    file: str
+    num_bytes: int
+    sha256: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,22 +100,39 @@ def write_shard(path: str | os.PathLike, runs: Iterable[FrameRun]) -> Shard:
     return Shard(file=path.name, num_bytes=num_bytes, sha256=sha256, records=tuple(entries))
 
 
-def check_shard_size(directory: str | os.PathLike, shard: Shard) -> None:
+def check_shard_size(directory: str | os.PathLike, shard: ShardFile) -> None:
     """Raises ValueError unless the file of `shard` exists with the size that the manifest states."""
     path = pathlib.Path(directory) / shard.file
-    files.check_file(path, "run the conversion again")
-    remedy = "half-written or cut in a copy: delete it and run the conversion again"
-    checks.equal(f"{path}: bytes", path.stat().st_size, shard.num_bytes, remedy)
+    _check_size(path, shard, path.stat().st_size if path.is_file() else None)
+
+
+def check_shard_sizes(directory: str | os.PathLike, shards: Iterable[ShardFile]) -> None:
+    """Raises ValueError as `check_shard_size` does for each shard, after listing the directory once."""
+    found = files.sizes(directory)
+    for shard in shards:
+        _check_size(files.locate(directory) / shard.file, shard, found.get(shard.file))
 
 
 def check_shard_content(directory: str | os.PathLike, shard: Shard) -> None:
     """Raises ValueError unless the file of `shard` has the checksum and the number of records of the manifest."""
-    path = pathlib.Path(directory) / shard.file
-    checks.equal(f"{path}: sha256", files.sha256(path), shard.sha256, "delete it and run the conversion again")
-    reader = array_record_module.ArrayRecordReader(os.fspath(path))
+    path = files.locate(directory) / shard.file
+    checks.equal(f"{path}: sha256", files.sha256(path), shard.sha256, _DAMAGED)
+    reader = array_record_module.ArrayRecordReader(os.fspath(local_shard(directory, shard)))
     count = reader.num_records()
     reader.close()
     checks.equal(f"{path}: records", count, len(shard.records), "convert the data again")
+
+
+def local_shard(directory: str | os.PathLike, shard: ShardFile) -> pathlib.Path:
+    """Returns the file of a shard on disk; one in an object store is copied to this machine's disk (`core.copies`)."""
+    return copies.checked(files.locate(directory) / shard.file, shard.sha256, shard.num_bytes, _DAMAGED)
+
+
+def _check_size(path: os.PathLike, shard: ShardFile, found: int | None) -> None:
+    if found is None:
+        files.check_file(path, "run the conversion again")
+    remedy = "half-written or cut in a copy: delete it and run the conversion again"
+    checks.equal(f"{path}: bytes", found, shard.num_bytes, remedy)
 
 
 def _write(path: pathlib.Path, runs: Iterable[FrameRun]) -> tuple[list[RecordEntry], list[bytes]]:

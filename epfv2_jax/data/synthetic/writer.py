@@ -47,7 +47,7 @@ def write_dataset(
     Raises:
       ValueError: the directory has sequences of another configuration, or a motion file cannot be used.
     """
-    directory = pathlib.Path(directory)
+    directory = files.on_disk(directory, "synthesize there")
     plan = [
         _Step(split, f"synthetic_{split}_{index:05d}", index, part)
         for split in egobody3m.SPLITS

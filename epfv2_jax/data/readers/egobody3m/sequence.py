@@ -53,7 +53,7 @@ def find_sequences(source_dir: str | os.PathLike) -> list[SequenceFiles]:
     Raises:
       ValueError: there is no such folder, or one of them holds no sequences.
     """
-    source_dir = pathlib.Path(source_dir)
+    source_dir = files_lib.on_disk(source_dir, "copy the zips there")
     files_lib.check_folder(source_dir, f"give the folder that holds {', '.join(SPLITS)}")
     folders = [source_dir / split for split in SPLITS if (source_dir / split).is_dir()]
     if not folders and source_dir.resolve().name in SPLITS:

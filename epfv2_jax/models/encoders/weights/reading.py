@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 import safetensors
 
+from epfv2_jax.core import files
+
 _SHOWN = 10  # most keys that an error lists
 
 
@@ -26,7 +28,7 @@ def read(path: str | pathlib.Path) -> TensorFile:
     Raises:
       ValueError: there is no such file, or it is not a whole safetensors file. A pickle is never opened.
     """
-    path = pathlib.Path(path)
+    path = files.on_disk(path, "copy the weights there")
     if not path.is_file():
         raise ValueError(f"{path}: no such file; give a safetensors file")
     try:
