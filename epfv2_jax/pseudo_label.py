@@ -25,7 +25,7 @@ def parser() -> cli.Parser:
     verbs = flags.add_subparsers(dest="verb", required=True, metavar="plan|run|status|verify")
     for name in ("plan", "run", "status", "verify"):
         verb = verbs.add_parser(name)
-        verb.add_argument("--out", required=True, help="directory of the pass; for run also gs:// or s3://")
+        verb.add_argument("--out", required=True, help="directory of the pass, also on gs:// or s3://")
         if name != "status":
             verb.add_argument("--data", required=True, help="directory of records, one split")
         if name in ("plan", "run"):

@@ -16,6 +16,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 
 import pathlib
 
+import emulators
 import jax
 import pytest
 
@@ -30,3 +31,14 @@ def shared_data() -> pathlib.Path:
     if not folder.is_dir():
         pytest.skip("real sample data (../shared/data beside the checkout) is not on this machine")
     return folder
+
+
+@pytest.fixture(scope="module", params=["gs", "s3"])
+def bucket(request):
+    """The path of an empty bucket in an emulator; tests that need one carry `emulators.MARKS`."""
+    emulators.skip_where_absent(request.param)
+    with emulators.running(request.param) as url, pytest.MonkeyPatch.context() as patch:
+        for name, value in emulators.environment(request.param, url).items():
+            patch.setenv(name, value)
+        emulators.forget_file_system(request.param)
+        yield f"{request.param}://bucket"

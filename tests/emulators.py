@@ -16,6 +16,12 @@ import urllib.parse
 
 import pytest
 
+MARKS = [
+    pytest.mark.extras,
+    # Of aiohttp: large bodies, and sessions that live as long as the process.
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 LIBRARIES = {"gs": ("gcp_storage_emulator", "gcsfs"), "s3": ("moto", "s3fs")}
 
 
@@ -41,6 +47,19 @@ def environment(scheme: str, url: str) -> dict[str, str]:
         "AWS_SECRET_ACCESS_KEY": "none",
         "AWS_DEFAULT_REGION": "us-east-1",
     }
+
+
+def forget_file_system(scheme: str) -> None:
+    """Makes this process connect anew: an emulator of another module had another address."""
+    import fsspec
+    from etils.epath import backend
+
+    from epfv2_jax.core import stores
+
+    stores._answered.clear()
+    for cached in (stores._file_system, backend.fsspec_backend._get_filesystem):
+        cached.cache_clear()
+    fsspec.get_filesystem_class(scheme).clear_instance_cache()
 
 
 @contextlib.contextmanager

@@ -75,6 +75,8 @@ class Steps:
         self.wait()
         self._saving = step
         with self._failing_clearly():
+            if files.is_remote(self.directory) and multihost.is_first():
+                _remove_remote(self.directory / str(step))  # what a killed process left of it
             self._manager.save(step, args=items, force=True)
 
     def delete(self, step: int) -> None:
@@ -102,7 +104,8 @@ class Steps:
             self._manager.wait_until_finished()
             if self._saving is not None and self._staging is None and multihost.is_first():
                 folder = self.directory / str(self._saving)
-                seal(folder, sorted(p.name for p in folder.iterdir() if p.name != SEAL))
+                items = config_lib.read(Seal, folder / SEAL, "start the same command again").files
+                seal(folder, sorted(p.name for p in folder.iterdir() if p.name not in (SEAL, *ITEMS)), items)
         self._saving = None
 
     def close(self) -> None:
@@ -139,7 +142,6 @@ class Steps:
     def _upload(self, folder: epath.Path) -> None:
         """Copies a sealed step to the store, and removes there what is older than the newest `keep`."""
         target = self.directory / str(self._saving)
-        _remove_remote(target)  # what a killed process left
         for name in (*(name for name in ITEMS if (folder / name).exists()), SEAL):
             stores.upload(folder / name, target / name)
         for step in sealed_steps(self.directory)[self._keep :]:
@@ -175,10 +177,10 @@ def _remove_remote(step: epath.Path) -> None:
     stores.remove(step)
 
 
-def seal(folder: epath.Path, names: Iterable[str]) -> None:
-    """Writes the checksums of the files and folders `names` of a step."""
-    found = [Checksum(path=path, crc32=crc32) for path, crc32 in _checksums(folder, names).items()]
-    config_lib.write(folder / SEAL, Seal(files=tuple(found)))
+def seal(folder: epath.Path, names: Iterable[str], known: Iterable[Checksum] = ()) -> None:
+    """Writes the checksums of the files and folders `names` of a step, beside those that are known."""
+    found = (Checksum(path=path, crc32=crc32) for path, crc32 in _checksums(folder, names).items())
+    config_lib.write(folder / SEAL, Seal(files=(*known, *found)))
 
 
 def verify(folder: epath.Path, names: tuple[str, ...] = ()) -> None:

@@ -44,6 +44,9 @@ _STORES = {
     ),
 }
 
+# Buckets that are there and open to us.
+_answered: set[tuple[str, str]] = set()
+
 
 def is_remote(path: str | os.PathLike) -> bool:
     """Returns whether a path names an object store (gs://, s3://)."""
@@ -64,7 +67,9 @@ def connect(path: str | os.PathLike) -> Any:
         raise ValueError(f"{path}: names no bucket; write {scheme}://BUCKET/FOLDER")
     checks.extra_installed(store.library, store.extra, os.fspath(path))
     fs = _file_system(scheme)
-    _ask(scheme, bucket, prefix)
+    if (scheme, bucket) not in _answered:
+        _ask(scheme, bucket, prefix)
+        _answered.add((scheme, bucket))
     return fs
 
 
@@ -114,9 +119,9 @@ def version(path: str | os.PathLike) -> tuple[str, int]:
     return " ".join(tags), int(info["size"])
 
 
-def upload(local: pathlib.Path, path: str | os.PathLike) -> None:
+def upload(local: str | os.PathLike, path: str | os.PathLike) -> None:
     """Copies a file, or all files in a folder, into a store."""
-    fs, target = connect(path), os.fspath(path)
+    fs, local, target = connect(path), pathlib.Path(local), os.fspath(path)
     pairs = [(local, target)]
     if local.is_dir():
         inner = sorted(file for file in local.rglob("*") if file.is_file())
@@ -222,7 +227,6 @@ def _file_system(scheme: str) -> Any:
     return fsspec.filesystem("gcs" if scheme == "gs" else scheme, **options)
 
 
-@functools.cache
 def _ask(scheme: str, bucket: str, prefix: str) -> None:
     """Raises OSError with what is wrong with a bucket."""
     with _explained(f"{scheme}://{bucket}/{prefix}"):

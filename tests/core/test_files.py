@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import pathlib
 import subprocess
 import sys
 import threading
@@ -175,3 +176,42 @@ def test_the_checksum_of_a_file_finds_any_flipped_bit(tmp_path):
     for place in (0, 1 << 20, len(data) - 1):
         path.write_bytes(data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :])
         assert files.crc32(path) != whole
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("az://b/run", r"az://b/run: kind of store: 'az' is not one of 'gs', 's3'"),
+        ("gs://", r"gs://: names no bucket; write gs://BUCKET/FOLDER"),
+        ("gs://b/run", r"gs://b/run needs the extra: pip install 'epfv2_jax\[gcs\]'"),
+        ("s3://b/run", r"s3://b/run needs the extra: pip install 'epfv2_jax\[s3\]'"),
+    ],
+)
+def test_a_store_that_cannot_be_used_is_refused_by_name(monkeypatch, path, message):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for use in (files.locate, files.resolve, files.sizes, lambda p: files.write_json(p, {}), files.sha256):
+        with pytest.raises(ValueError, match=message):
+            use(path)
+
+
+def test_what_needs_a_disk_says_so():
+    with pytest.raises(ValueError, match="gs://b/x: this must be on a disk; copy it there"):
+        files.on_disk("gs://b/x", "copy it there")
+    assert files.on_disk("a/b", "") == pathlib.Path("a/b")
+
+
+def test_sizes_come_from_one_listing(tmp_path):
+    (tmp_path / "a").write_bytes(b"12")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    assert files.sizes(tmp_path) == {"a": 2, "link": 2} and files.sizes(tmp_path / "none") == {}
+
+
+def test_a_moved_folder_takes_the_place_of_another(tmp_path):
+    for name in ("new", "old/place"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / name[:3]).write_bytes(b"")
+    files.move_folder(tmp_path / "new", tmp_path / "old" / "place")
+    assert left_beside(tmp_path / "old" / "place") == ["new"] and not (tmp_path / "new").exists()
+    files.move_folder(tmp_path / "old", tmp_path / "another" / "old")
+    assert left_beside(tmp_path / "another") == ["old"]

@@ -17,22 +17,7 @@ import pytest
 
 from epfv2_jax.core import copies, files, lines, stores
 
-pytestmark = [
-    pytest.mark.extras,
-    # Of aiohttp: large bodies, and sessions that live as long as the process.
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
-
-
-@pytest.fixture(scope="module", params=["gs", "s3"])
-def bucket(request):
-    """The path of a bucket in an emulator."""
-    emulators.skip_where_absent(request.param)
-    with emulators.running(request.param) as url, pytest.MonkeyPatch.context() as patch:
-        for name, value in emulators.environment(request.param, url).items():
-            patch.setenv(name, value)
-        yield f"{request.param}://bucket"
+pytestmark = emulators.MARKS
 
 
 @pytest.fixture

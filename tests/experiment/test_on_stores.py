@@ -19,13 +19,7 @@ from epfv2_jax.autolabel import verify, worker
 from epfv2_jax.core import files, stores
 from epfv2_jax.data import labels, records
 
-pytestmark = [
-    pytest.mark.extras,
-    pytest.mark.slow,
-    # Of aiohttp: large bodies, and sessions that live as long as the process.
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = [*emulators.MARKS, pytest.mark.slow]
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 STEPS = 50
@@ -86,16 +80,6 @@ def on_disk(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module", params=["gs", "s3"])
-def bucket(request):
-    """The path of a bucket in an emulator."""
-    emulators.skip_where_absent(request.param)
-    with emulators.running(request.param) as url, pytest.MonkeyPatch.context() as patch:
-        for name, value in emulators.environment(request.param, url).items():
-            patch.setenv(name, value)
-        yield f"{request.param}://bucket"
-
-
 def test_killed_and_resumed_in_a_bucket_equals_the_run_on_disk(bucket, on_disk):
     stores.upload(on_disk / "records", f"{bucket}/records")
     train = command(bucket, f"{bucket}/records")
@@ -104,7 +88,7 @@ def test_killed_and_resumed_in_a_bucket_equals_the_run_on_disk(bucket, on_disk):
     )
     latest, deadline = files.locate(f"{bucket}/run/checkpoints/{checkpoints.LATEST}"), time.monotonic() + 300
     while time.monotonic() < deadline and process.poll() is None and not (latest / "20" / "checksums.json").exists():
-        time.sleep(0.02)
+        time.sleep(0.2)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (latest / str(STEPS)).exists()  # it was killed before its end
