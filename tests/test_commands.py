@@ -11,7 +11,7 @@ import time
 import pytest
 
 from epfv2_jax import __main__ as listing
-from epfv2_jax.core import overrides
+from epfv2_jax.core import exits, overrides
 from epfv2_jax.experiment import recipe
 from epfv2_jax.experiment.config import AutoLabelConfig, ExperimentConfig
 
@@ -124,3 +124,23 @@ def test_every_flag_that_the_texts_name_exists():
         if path.suffix == ".md":
             unknown = set(own.findall(path.read_text())) - flags - elsewhere
             assert not unknown, (path, unknown)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("convert", "--source", "zips", "--out", "gs://b/x"),
+        ("convert", "--source", "s3://b/x", "--out", "records"),
+        ("synthesize", "--out", "s3://b/x"),
+        ("calibrate", "--source", "gs://b/x"),
+        ("import_weights", "--encoder", "resnet18", "--file", "gs://b/x.safetensors", "--out", "weights"),
+        ("verify_onnx", "gs://b/x.onnx"),
+    ],
+    ids=" ".join,
+)
+def test_what_needs_a_disk_refuses_a_bucket_and_makes_no_folder(flags, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert module(flags[0]).main(list(flags[1:])) == exits.ERROR
+    told = capsys.readouterr().err
+    assert re.search(r"error: (gs|s3)://b/x\S*: this must be on a disk; ", told), told
+    assert not list(tmp_path.iterdir())

@@ -42,15 +42,16 @@ def prepare_data(config: DatasetConfig) -> None:
         return
     if config.synthetic is not None:
         writer.write_dataset(config.synthetic, config.source_directory)
-    if config.source_directory is None or not pathlib.Path(config.source_directory).exists():
+    source = config.source_directory
+    if source is None or not files.on_disk(source, "copy the zips there").exists():
         if not pathlib.Path(config.directory).exists():
             raise ValueError(
                 f"dataset.directory {config.directory} does not exist, nor do zips to convert "
-                f"(dataset.source_directory {config.source_directory}); download the data set or correct the paths"
+                f"(dataset.source_directory {source}); download the data set or correct the paths"
             )
         return
     with command.progress_bar() as progress:
-        conversion.convert(config.source_directory, config.directory, config.conversion, progress=progress)
+        conversion.convert(source, config.directory, config.conversion, progress=progress)
 
 
 def open_split(directory: str | os.PathLike, split: str) -> records.Records:

@@ -4,7 +4,6 @@ Rerun knows pinhole cameras only, so the skeletons over the images are projected
 """
 
 import os
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,7 +27,7 @@ def check_path(path: str | os.PathLike) -> None:
     Raises:
       ValueError: it has another suffix than .rrd, its folder is missing, or the extra `viz`.
     """
-    path = pathlib.Path(path)
+    path = files.on_disk(path, "write the recording there")
     checks.one_of([".rrd"], **{f"{path}: suffix of a recording for Rerun": path.suffix})
     files.check_folder(path.parent, f"make it first, for {path.name}")
     checks.extra_installed("rerun", "viz", f"{path}: a recording")

@@ -410,3 +410,11 @@ def test_an_encoder_that_has_changed_is_refused(tmp_path):
         ValueError, match=r"weights: model/.*has changed since it was written; import the weights again"
     ):
         checkpoints.load_encoder(tmp_path / "weights")
+
+
+def test_several_processes_cannot_save_to_s3(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(
+        ValueError, match=r"s3://b/run: a run of several processes cannot save to s3://; give it.*gs://"
+    ):
+        storage.Steps(epath.Path("s3://b/run"), 2)

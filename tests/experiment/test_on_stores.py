@@ -1,11 +1,13 @@
 """A run and a label pass in a bucket (an emulator), killed and resumed, give what they give on disk."""
 
+import concurrent.futures
 import json
 import os
 import pathlib
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import emulators
@@ -15,7 +17,7 @@ import pytest
 
 from epfv2_jax import checkpoints
 from epfv2_jax.autolabel import plan as plan_lib
-from epfv2_jax.autolabel import verify, worker
+from epfv2_jax.autolabel import publish, verify, worker
 from epfv2_jax.core import files, stores
 from epfv2_jax.data import labels, records
 
@@ -102,6 +104,10 @@ def test_killed_and_resumed_in_a_bucket_equals_the_run_on_disk(bucket, on_disk):
     assert (run / "evaluation" / "metrics.json").read_bytes() == (on_disk / "run/evaluation/metrics.json").read_bytes()
     pictures = {path.name for path in (on_disk / "run" / "evaluation").iterdir()}
     assert {path.name for path in (run / "evaluation").iterdir()} == pictures
+    evaluate = ["-m", "epfv2_jax.evaluate", "--checkpoint", f"{bucket}/run", "--data", f"{bucket}/records"]
+    run_whole([sys.executable, *evaluate, "--out", f"{bucket}/again"], on_disk)
+    again = files.locate(f"{bucket}/again/metrics.json")
+    assert again.read_bytes() == (run / "evaluation" / "metrics.json").read_bytes()
     losses = [
         [(line["step"], line["loss"]) for line in map(json.loads, path.read_text().splitlines()) if "loss" in line]
         for path in (run / "metrics.jsonl", on_disk / "run" / "metrics.jsonl")
@@ -110,6 +116,20 @@ def test_killed_and_resumed_in_a_bucket_equals_the_run_on_disk(bucket, on_disk):
     starts = [line for line in map(json.loads, (run / "goodput.jsonl").read_text().splitlines()) if "lost_s" in line]
     assert len(starts) == 2
     assert not pathlib.Path("gs:").exists() and not pathlib.Path("s3:").exists()
+
+
+def test_of_two_workers_that_publish_a_unit_at_once_one_is_told_so(bucket, tmp_path):
+    target, start = files.locate(f"{bucket}/unit"), threading.Barrier(2)
+
+    def work(name):
+        (tmp_path / name).write_bytes(name.encode())
+        start.wait()
+        return publish.publish(tmp_path / name, target)
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        won = dict(zip("ab", pool.map(work, "ab"), strict=True))
+    (winner,) = (name for name, first in won.items() if first)
+    assert target.read_bytes() == winner.encode() and not list(tmp_path.iterdir())
 
 
 def test_a_label_pass_in_a_bucket_equals_the_one_on_disk(bucket, on_disk, tmp_path, monkeypatch):
