@@ -124,3 +124,12 @@ def test_every_flag_that_the_texts_name_exists():
         if path.suffix == ".md":
             unknown = set(own.findall(path.read_text())) - flags - elsewhere
             assert not unknown, (path, unknown)
+
+
+def test_every_test_that_the_texts_name_exists():
+    named = [
+        match for path in TEXTS for match in re.findall(r"(tests/[a-z_/0-9]+\.py)::(test_[a-z_0-9]+)", path.read_text())
+    ]
+    assert len(named) > 30
+    for path, test in named:
+        assert f"def {test}(" in (ROOT / path).read_text(), f"{path}::{test}"
