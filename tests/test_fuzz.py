@@ -392,7 +392,7 @@ seed=3
 
 def read_overrides(path: pathlib.Path) -> Any:
     lines = path.read_bytes().decode(errors="replace").split("\n")
-    pairs = [tuple(line.split("=", 1)) for line in lines if "=" in line]
+    pairs = [tuple(line.split("=", 1)) for line in lines if "=" in line][:50]
     return config_lib.from_mapping(ExperimentConfig, overrides.apply_overrides(ExperimentConfig, quickstart(), pairs))
 
 
