@@ -47,7 +47,7 @@ from epfv2_jax.models.encoders import weights
 from epfv2_jax.profiling import goodput
 from epfv2_jax.training.log import RunLog
 
-SECONDS = 20.0  # for one file
+SECONDS = 60.0  # for one file
 SIZE_HW = (16, 16)
 J = skeleton.EGOBODY3M.num_joints
 SPEC = records.RecordSpec(
