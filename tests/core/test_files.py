@@ -175,3 +175,16 @@ def test_the_checksum_of_a_file_finds_any_flipped_bit(tmp_path):
     for place in (0, 1 << 20, len(data) - 1):
         path.write_bytes(data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :])
         assert files.crc32(path) != whole
+
+
+def test_files_of_an_owner_without_a_name_are_read(tmp_path):
+    """As in a container that runs as any number: no name belongs to it."""
+    files.write_json(tmp_path / "a.json", {"a": 1})
+    code = "import sys; from epfv2_jax.core import files; print(files.read_json(sys.argv[1]))"
+    unnamed = ["unshare", "--user", "--map-user=54321", "--map-group=54321"]
+    if subprocess.run([*unnamed, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this machine gives no user namespaces (unshare)")
+    command = [*unnamed, sys.executable, "-c", code, str(tmp_path / "a.json")]
+    environment = {k: v for k, v in os.environ.items() if k not in ("HOME", "USER", "LOGNAME")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout == "{'a': 1}\n", done.stderr
