@@ -144,3 +144,12 @@ def test_what_needs_a_disk_refuses_a_bucket_and_makes_no_folder(flags, tmp_path,
     told = capsys.readouterr().err
     assert re.search(r"error: (gs|s3)://b/x\S*: this must be on a disk; ", told), told
     assert not list(tmp_path.iterdir())
+
+
+def test_every_test_that_the_texts_name_exists():
+    named = [
+        match for path in TEXTS for match in re.findall(r"(tests/[a-z_/0-9]+\.py)::(test_[a-z_0-9]+)", path.read_text())
+    ]
+    assert len(named) > 30
+    for path, test in named:
+        assert f"def {test}(" in (ROOT / path).read_text(), f"{path}::{test}"

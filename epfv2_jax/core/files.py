@@ -101,9 +101,14 @@ def read_json(path: str | os.PathLike, remedy: str = "", max_bytes: int = 1 << 3
     """
     path = locate(path)
     check_file(path, remedy)
-    if (size := path.stat().length) > max_bytes:
+    if (size := _num_bytes(path)) > max_bytes:
         raise ValueError(f"{path}: {size} bytes, at most {max_bytes} are read")
     return parse_json(path.read_bytes(), os.fspath(path), remedy)
+
+
+def _num_bytes(path: epath.Path) -> int:
+    # Not epath's own `stat` for a local file: it looks up the owner's name, and in a container there may be none.
+    return path.stat().length if is_remote(path) else os.stat(path).st_size
 
 
 def parse_json(data: bytes | str, where: str, remedy: str = "", finite: bool = True) -> Any:

@@ -49,7 +49,7 @@ def check_cameras(T_cam_headset: np.ndarray, center_px: np.ndarray, size_px: np.
                 f"{name}: the camera {seen}; has it OpenGL axes (y up, z backward; ours: x right, y down, z forward), "
                 "or is T_cam_headset inverted?"
             )
-        if up[1] < 0.2:
+        if up[1] + up[2] < 0.2:  # up is up for a camera that looks ahead, and ahead for one that looks down
             raise ValueError(
                 f"{name}: up in the image is {up.round(2).tolist()} in headset axes; turn images and cameras "
                 "upright, or has it OpenGL axes (y up, z backward; ours: x right, y down, z forward)?"

@@ -156,11 +156,10 @@ def _check_poses(T_world_headset: np.ndarray, axes: str) -> None:
 def _check_intensities(frames: Frames) -> None:
     seen = frames.view_valid & np.asarray(frames.frame_valid)[..., None]
     seen_images = jnp.where(seen[..., None, None], frames.images, 0.0)
-    low, high = float(seen_images.min()), float(seen_images.max())
-    if not (low >= -0.01 and high <= 1.01):  # also where a value is not finite
+    if not ((seen_images >= -0.01) & (seen_images <= 1.01)).all():  # also where a value is not finite
         raise ValueError(
-            f"images: float32 images hold intensities from {low:.3g} to {high:.3g}, the model takes 0 to 1; divide by "
-            "255, or give uint8"
+            f"images: float32 images hold intensities from {seen_images.min():.3g} to {seen_images.max():.3g}, or such "
+            "that are not finite; the model takes 0 to 1: divide by 255, or give uint8"
         )
 
 

@@ -215,3 +215,16 @@ def test_a_moved_folder_takes_the_place_of_another(tmp_path):
     assert left_beside(tmp_path / "old" / "place") == ["new"] and not (tmp_path / "new").exists()
     files.move_folder(tmp_path / "old", tmp_path / "another" / "old")
     assert left_beside(tmp_path / "another") == ["old"]
+
+
+def test_files_of_an_owner_without_a_name_are_read(tmp_path):
+    """As in a container that runs as any number: no name belongs to it."""
+    files.write_json(tmp_path / "a.json", {"a": 1})
+    code = "import sys; from epfv2_jax.core import files; print(files.read_json(sys.argv[1]))"
+    unnamed = ["unshare", "--user", "--map-user=54321", "--map-group=54321"]
+    if subprocess.run([*unnamed, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this machine gives no user namespaces (unshare)")
+    command = [*unnamed, sys.executable, "-c", code, str(tmp_path / "a.json")]
+    environment = {k: v for k, v in os.environ.items() if k not in ("HOME", "USER", "LOGNAME")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout == "{'a': 1}\n", done.stderr

@@ -66,17 +66,18 @@ def test_images_of_another_size_than_their_calibration(size):
 
 
 def test_other_headsets_pass():
-    """One camera; two that look down; and such a pair without names for its sides."""
-    down = np.eye(4)
-    down[:3, :3] = Rotation.from_euler("x", 50, degrees=True).as_matrix() @ np.diag([-1.0, -1.0, 1.0])
-    pair = np.stack([down, down])
-    for T_one, x_m in zip(pair, (0.05, -0.05), strict=True):
-        T_one[:3, 3] = -T_one[:3, :3] @ [x_m, 0.0, 0.1]
-    for views, T_cam_headset in ((("centre",), pair[:1]), (("left", "right"), pair), (("a", "b"), pair)):
-        mirror = None if len(views) == 1 else (1, 0)
-        named = RigLayout(name="x", view_names=views, upright_turns=(0,) * len(views), mirror=mirror)
-        n = len(views)
-        plausibility.check_cameras(T_cam_headset, np.full((n, 2), 49.5), np.full((n, 2), 100.0), named)
+    """One camera; two that look down, also straight down; and such a pair without names for its sides."""
+    for degrees in (50, 90, 105):
+        down = np.eye(4)
+        down[:3, :3] = Rotation.from_euler("x", degrees, degrees=True).as_matrix() @ np.diag([-1.0, -1.0, 1.0])
+        pair = np.stack([down, down])
+        for T_one, x_m in zip(pair, (0.05, -0.05), strict=True):
+            T_one[:3, 3] = -T_one[:3, :3] @ [x_m, 0.0, 0.1]
+        for views, T_cam_headset in ((("centre",), pair[:1]), (("left", "right"), pair), (("a", "b"), pair)):
+            mirror = None if len(views) == 1 else (1, 0)
+            named = RigLayout(name="x", view_names=views, upright_turns=(0,) * len(views), mirror=mirror)
+            n = len(views)
+            plausibility.check_cameras(T_cam_headset, np.full((n, 2), 49.5), np.full((n, 2), 100.0), named)
 
 
 def walking(frames=60, seed=0):

@@ -17,6 +17,7 @@ from epfv2_jax.models.epfv2.model import EPFv2, EPFv2Config
 from epfv2_jax.testing import fakes
 from epfv2_jax.testing.fakes import fake_batch
 
+CENTIMETRES = np.array([[1, 1, 1, 100], [1, 1, 1, 100], [1, 1, 1, 100], [1, 1, 1, 1]], np.float32)
 PEOPLE, FRAMES, SIZE_HW = 2, 13, (16, 24)  # three windows of 4, and one frame that no chunk length divides
 THREE_VIEWS = RigLayout(name="three_views", view_names=("a", "b", "c"), upright_turns=(0, 0, 0))
 SMALL = {"encoder": "tiny", "width": 16, "heads": 2, "ffn_width": 16, "head_width": 16, "window": 4}
@@ -340,6 +341,42 @@ def test_objects_of_a_wrong_type_are_refused_by_name(predictor, frames):
     for pose in (None, "pose", [[1.0], [1.0, 2.0]]):
         with pytest.raises(ValueError, match=r"^T_world_headset"):
             predictor.step(state, images, pose)
+
+
+def test_rigs_in_another_unit_direction_or_size_are_refused_by_the_cause(predictor, frames):
+    rig = frames.rig
+    for bad, message in (
+        (rig.replace(T_cam_headset=rig.T_cam_headset * CENTIMETRES), "from the headset; is T_cam_headset in cm or mm"),
+        (rig.replace(T_cam_headset=np.linalg.inv(rig.T_cam_headset)), "or is T_cam_headset inverted"),
+        (
+            rig.replace(cameras=rig.cameras.replace(center_px=10 * rig.cameras.center_px)),
+            r"the images \(24x16\) have been resized, cropped or turned against calibration",
+        ),
+    ):
+        with pytest.raises(ValueError, match=rf"rig: \w+: .*{message}|rig: \w+ lies .*{message}"):
+            predictor.start(bad, PEOPLE)
+        with pytest.raises(ValueError, match=message):
+            predictor.clip(frames.replace(rig=bad))
+
+
+def test_poses_and_images_in_another_unit_are_refused_by_the_cause(predictor, frames):
+    far = frames.T_world_headset * CENTIMETRES
+    with pytest.raises(ValueError, match="above the floor at y = 0; is it in cm or mm"):
+        predictor.clip(frames.replace(T_world_headset=far))
+    state = predictor.start(frames.rig, PEOPLE)
+    with pytest.raises(ValueError, match="above the floor at y = 0; is it in cm or mm"):
+        predictor.step(state, frames.images[:, 0], far[:, 0])
+
+    as_floats = frames.images.astype(np.float32)
+    with pytest.raises(ValueError, match=r"intensities from 0 to 25\d, .* takes 0 to 1: divide by 255"):
+        predictor.clip(frames.replace(images=as_floats))
+    holes = as_floats / 255
+    holes[0, 0, 0, 0, 0] = np.nan
+    with pytest.raises(ValueError, match="or such that are not finite"):
+        predictor.clip(frames.replace(images=holes))
+    hidden = frames.view_valid.copy()
+    hidden[0, 0, 0] = False  # what a camera that delivered nothing holds does not matter
+    predictor.clip(frames.replace(images=holes, view_valid=hidden))
 
 
 def test_without_a_known_size_the_rig_tells_it(frames):
