@@ -206,7 +206,8 @@ def test_steps_that_other_versions_of_orbax_wrote_count(tmp_path, variables, cap
     again.save(4, state_at(4), variables, {"next_step": 4})
     again.close()
     assert storage.sealed_steps(epath.Path(tmp_path / checkpoints.LATEST)) == [4, 3, 2]
-    assert checkpoints.load(tmp_path).step == 4 and not caplog.text
+    assert checkpoints.load(tmp_path).step == 4
+    assert "cannot be read" not in caplog.text and "is used instead" not in caplog.text
 
 
 @pytest.mark.parametrize("name", ["run [v2]", "a*b?", "50% #3", "läuft", "[0-9]"])
