@@ -78,7 +78,7 @@ def _repeat(data: bytes, rng: np.random.Generator) -> bytes:
     lines = data.split(b"\n")
     start = int(len(lines) ** rng.random()) - 1
     stop = start + int(rng.integers(1, 8))
-    return b"\n".join([*lines[:start], *lines[start:stop] * int(rng.choice([10, 100, 3000])), *lines[stop:]])
+    return b"\n".join([*lines[:start], *lines[start:stop] * int(rng.choice([10, 100, 1000])), *lines[stop:]])
 
 
 def _number(data: bytes, rng: np.random.Generator) -> bytes:

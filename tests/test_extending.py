@@ -153,7 +153,7 @@ def test_the_reader_of_the_page_converts_and_its_records_train(fork):
                 focal_px=30.0,
             )
     (convert,) = re.findall(r"`python -m (epfv2_jax.convert [^`]+)`", PAGE)
-    run(fork, *convert.split(), "--image_size", "32")
+    run(fork, *convert.split(), "--image_size", "32", "--doubtful", "keep")  # random joints are no body
     run(
         fork,
         *("epfv2_jax.train", "--config", "configs/pooled.py", "--config.output_dir=runs/pair"),
