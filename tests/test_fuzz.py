@@ -45,18 +45,13 @@ from epfv2_jax.experiment.config import ExperimentConfig
 from epfv2_jax.geometry import layout, skeleton
 from epfv2_jax.models.encoders import weights
 from epfv2_jax.profiling import goodput
+from epfv2_jax.testing import fakes
 from epfv2_jax.training.log import RunLog
 
 SECONDS = 60.0  # for one file
 SIZE_HW = (16, 16)
 J = skeleton.EGOBODY3M.num_joints
-SPEC = records.RecordSpec(
-    image_size_hw=SIZE_HW,
-    camera_model="fisheye",
-    frame_s=1 / 30,
-    skeleton=skeleton.EGOBODY3M,
-    layout=layout.EGOBODY3M,
-)
+SPEC = fakes.record_spec(SIZE_HW)
 JPEG = images.encode_grey(np.arange(256, dtype=np.uint8).reshape(SIZE_HW))
 MODEL = {"kind": "epfv2", "encoder": "small", "width": 16, "heads": 2, "ffn_width": 16, "head_width": 16, "window": 4}
 

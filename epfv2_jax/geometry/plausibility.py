@@ -16,9 +16,9 @@ MAX_CAMERA_DISTANCE_M = 0.25
 MAX_CENTRE_OFFSET = 0.1
 #: Highest that a headset is above or below the floor, metres.
 MAX_HEIGHT_M = 20.0
-#: Farthest that the top of the body is from the headset, metres.
-MAX_HEAD_DISTANCE_M = 0.45
-#: Total length of a body's bones relative to the rest pose.
+#: How much farther from the headset than at rest the top of the body is at most, metres.
+MAX_HEAD_OFFSET_M = 0.36
+#: Median length of a body's bones relative to the rest pose.
 BODY_SCALE = (0.55, 1.5)
 _MAX_EXCHANGED_M = 0.01
 
@@ -100,27 +100,35 @@ def check_body(
       skeleton: of the joints; its rest pose says what is up, left and how long.
     """
     joints_m = np.where(joint_valid[..., None], joints_world_m, np.nan).astype(np.float64)
-    rest_m = skeleton.rest_joints_headset_m()
-    R_world_headset = np.asarray(T_world_headset, np.float64)[:, :3, :3]
+    rest_m = skeleton.rest_joints_headset_m().astype(np.float64)
+    _check_scale(joints_m, rest_m, skeleton)
+    _check_upright(joints_m, np.asarray(T_world_headset, np.float64), rest_m, skeleton)
+    _check_sides(joints_m, np.asarray(T_world_headset, np.float64), rest_m, skeleton)
 
-    bones = [(parent, j) for j, parent in enumerate(skeleton.parents) if parent >= 0]
-    long = [(parent, j) for parent, j in bones if np.linalg.norm(rest_m[j] - rest_m[parent]) > 0.1]
-    at_m, rest_at_m = (
-        np.array([np.linalg.norm(at[..., j, :] - at[..., parent, :], axis=-1) for parent, j in long])
-        for at in (joints_m, rest_m)
-    )
-    scale = _median((at_m / rest_at_m[:, None]).reshape(-1, 1))[0]
+
+def _check_scale(joints_m: np.ndarray, rest_m: np.ndarray, skeleton: Skeleton) -> None:
+    ratios = [
+        np.linalg.norm(joints_m[:, j] - joints_m[:, parent], axis=-1) / rest
+        for parent, j in _bones(skeleton)
+        if (rest := np.linalg.norm(rest_m[j] - rest_m[parent])) > 0.1
+    ]
+    scale = _median(np.ravel(ratios))
     if scale < BODY_SCALE[0] or scale > BODY_SCALE[1]:
         raise ValueError(
             f"the body is {scale:.3g} times as large as a grown person; are the joints in another unit than metres?"
         )
+
+
+def _check_upright(joints_m: np.ndarray, T_world_headset: np.ndarray, rest_m: np.ndarray, skeleton: Skeleton) -> None:
     top, bottom = int(rest_m[:, 1].argmax()), np.flatnonzero(rest_m[:, 1] < rest_m[:, 1].min() + 0.1)
     head_m = _median(np.linalg.norm(joints_m[:, top] - T_world_headset[:, :3, 3], axis=-1))
-    if head_m > MAX_HEAD_DISTANCE_M:
+    if head_m > np.linalg.norm(rest_m[top]) + MAX_HEAD_OFFSET_M:
         raise ValueError(
             f"{skeleton.joint_names[top]} is {head_m:.3g} m from the headset; are joints and headset poses in one "
             "unit, one world and of one time, and does T_world_headset map headset to world?"
         )
+    if np.ptp(rest_m[:, 1]) < 0.3:
+        return  # such as arms alone, which may point anywhere
     upward = _median(joints_m[:, top] - joints_m[:, bottom].mean(axis=1))
     if upward[1] < 0.3 * np.linalg.norm(upward):
         axis = int(np.abs(upward).argmax())
@@ -128,9 +136,14 @@ def check_body(
             f"the body stands along {'-' if upward[axis] < 0 else ''}{'xyz'[axis]} of the world, not along y; y must "
             "be up: turn joints and poses"
         )
+
+
+def _check_sides(joints_m: np.ndarray, T_world_headset: np.ndarray, rest_m: np.ndarray, skeleton: Skeleton) -> None:
     sides = [(j, m) for j, m in enumerate(skeleton.mirror) if rest_m[j, 0] - rest_m[m, 0] > 0.1]
+    if not sides:
+        return
     leftward = np.mean([joints_m[:, j] - joints_m[:, m] for j, m in sides], axis=0)
-    left_m = _median((leftward * R_world_headset[:, :, 0]).sum(-1))
+    left_m = _median((leftward * T_world_headset[:, :3, 0]).sum(-1))
     if left_m < 0:
         raise ValueError(
             f"left joints are {-100 * left_m:.0f} cm to the wearer's right; are left and right exchanged, or the axes "
@@ -138,9 +151,10 @@ def check_body(
         )
     # Such as the toes: joints that lie in front of or behind their parents. Forward is to the right of leftward.
     forward = np.cross(leftward, [0.0, 1.0, 0.0])
-    depths_m = {(parent, j): rest_m[j, 2] - rest_m[parent, 2] for parent, j in bones}
     ahead = [
-        d * ((joints_m[:, j] - joints_m[:, p]) * forward).sum(-1) for (p, j), d in depths_m.items() if abs(d) > 0.03
+        depth_m * ((joints_m[:, j] - joints_m[:, parent]) * forward).sum(-1)
+        for parent, j in _bones(skeleton)
+        if abs(depth_m := rest_m[j, 2] - rest_m[parent, 2]) > 0.03
     ]
     if ahead and _median(np.sum(ahead, axis=0)) < 0:
         raise ValueError(
@@ -148,7 +162,11 @@ def check_body(
         )
 
 
+def _bones(skeleton: Skeleton) -> list[tuple[int, int]]:
+    return [(parent, j) for j, parent in enumerate(skeleton.parents) if parent >= 0]
+
+
 def _median(values: np.ndarray) -> np.ndarray:
     """Returns the median over the leading axis of the entries without NaN; NaN where there is none."""
-    known = values[np.isfinite(values).reshape(len(values), -1).all(axis=1)]
+    known = values[np.isfinite(values).all(axis=tuple(range(1, values.ndim)))]
     return np.median(known, axis=0) if len(known) else np.full(values.shape[1:], np.nan)

@@ -5,6 +5,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from epfv2_jax import structs
+from epfv2_jax.data import records
 from epfv2_jax.data import rig as rig_lib
 from epfv2_jax.geometry import layout
 from epfv2_jax.geometry.layout import RigLayout
@@ -21,6 +22,17 @@ TWO_VIEWS = RigLayout(name="two_views", view_names=("left", "right"), upright_tu
 def rest_joints() -> np.ndarray:
     """Returns the rest pose (J, 3) in the headset frame, metres."""
     return EGOBODY3M.rest_joints_headset_m().astype(np.float64)
+
+
+def record_spec(image_size_hw: tuple[int, int]) -> records.RecordSpec:
+    """Returns the specification of records like those of EgoBody3M, with images of this size."""
+    return records.RecordSpec(
+        image_size_hw=image_size_hw,
+        camera_model="fisheye",
+        frame_s=1 / 30,
+        skeleton=EGOBODY3M,
+        layout=layout.EGOBODY3M,
+    )
 
 
 def fake_batch(B=3, T=6, seed=0, image_hw=(16, 16), joints=None) -> structs.Batch:

@@ -13,16 +13,10 @@ from epfv2_jax.autolabel import worker
 from epfv2_jax.checkpoints import About, CheckpointWriter
 from epfv2_jax.data import images, records, rig
 from epfv2_jax.geometry import layout, skeleton
-from epfv2_jax.testing.fakes import random_variables
+from epfv2_jax.testing import fakes
 
 SIZE_HW = (16, 16)
-SPEC = records.RecordSpec(
-    image_size_hw=SIZE_HW,
-    camera_model="fisheye",
-    frame_s=1 / 30,
-    skeleton=skeleton.EGOBODY3M,
-    layout=layout.EGOBODY3M,
-)
+SPEC = fakes.record_spec(SIZE_HW)
 CONFIG = {"kind": "epfv2", "encoder": "small", "width": 16, "heads": 2, "ffn_width": 16, "head_width": 16, "window": 4}
 J = skeleton.EGOBODY3M.num_joints
 PASS = plan_lib.PassConfig(unit_frames=48, slots=8, chunk_frames=4)
@@ -94,7 +88,10 @@ def write_teacher(folder, seed: int = 0, config=CONFIG) -> None:
     """Writes a checkpoint of the model of a configuration with random variables."""
     writer = CheckpointWriter(folder, about(config))
     writer.save(
-        1, {"step": np.zeros(())}, random_variables(build(config), structs.blank_frames(1, 1, 4, SIZE_HW), seed), {}
+        1,
+        {"step": np.zeros(())},
+        fakes.random_variables(build(config), structs.blank_frames(1, 1, 4, SIZE_HW), seed),
+        {},
     )
     writer.close()
 

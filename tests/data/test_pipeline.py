@@ -14,18 +14,13 @@ from hypothesis import strategies as st
 from epfv2_jax.data import images, pipeline, records, rig
 from epfv2_jax.data.pipeline.cache import RunCache
 from epfv2_jax.geometry import layout, skeleton
+from epfv2_jax.testing import fakes
 
 HW = (16, 24)
 LENGTHS = (7, 4, 9, 1, 8, 5)  # frames of the records: 2 + 1 + 3 + 1 + 2 + 2 clips of four frames
 NUM_CLIPS = 11
 J = skeleton.EGOBODY3M.num_joints
-SPEC = records.RecordSpec(
-    image_size_hw=HW,
-    camera_model="fisheye",
-    frame_s=1 / 30,
-    skeleton=skeleton.EGOBODY3M,
-    layout=layout.EGOBODY3M,
-)
+SPEC = fakes.record_spec(HW)
 
 
 def make_run(i: int, num_frames: int) -> records.FrameRun:

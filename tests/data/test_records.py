@@ -10,16 +10,11 @@ from flax import serialization
 
 from epfv2_jax.data import images, records, rig
 from epfv2_jax.geometry import layout, skeleton
+from epfv2_jax.testing import fakes
 
 SIZE_HW = (16, 24)
 J = skeleton.EGOBODY3M.num_joints
-SPEC = records.RecordSpec(
-    image_size_hw=SIZE_HW,
-    camera_model="fisheye",
-    frame_s=1 / 30,
-    skeleton=skeleton.EGOBODY3M,
-    layout=layout.EGOBODY3M,
-)
+SPEC = fakes.record_spec(SIZE_HW)
 
 
 def make_run(num_frames=5, first=3, sequence="100"):

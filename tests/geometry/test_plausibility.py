@@ -144,6 +144,36 @@ def test_people_who_lie_down_for_a_while_children_and_gaps_pass():
     plausibility.check_body(joints_m, np.zeros_like(valid), T_world_headset, BODY)  # nothing is known: nothing is wrong
 
 
+def test_other_skeletons_pass():
+    """Arms alone, far below the headset and moving anywhere; a chain without sides; two joints that coincide."""
+    rng, poses = np.random.default_rng(0), walking()[2]
+
+    def skeleton_of(parents, mirror, offsets_m, root_m):
+        names = tuple("abcdefgh"[: len(parents)])
+        return skeleton.Skeleton(
+            name="x",
+            joint_names=names,
+            parents=parents,
+            mirror=mirror,
+            root_between=(0,),
+            groups=(),
+            rest_offsets_m=offsets_m,
+            rest_root_headset_m=root_m,
+        )
+
+    arms = ((0, 0, 0), (0.3, 0, 0), (0.3, 0, 0), (-0.3, 0, 0), (-0.3, 0, 0))
+    for body in (
+        skeleton_of((-1, 0, 1, 0, 3), (0, 3, 4, 1, 2), arms, (0, -0.5, 0)),
+        skeleton_of((-1, 0, 1), (0, 1, 2), ((0, 0, 0), (0, -0.4, 0), (0, -0.4, 0)), (0, -0.2, 0)),
+        skeleton_of((-1, 0), (0, 1), ((0, 0, 0), (0, 0, 0)), (0, 0, 0)),
+    ):
+        rest_m = body.rest_joints_headset_m() + rng.normal(0, 0.02, (len(poses), body.num_joints, 3))
+        joints_m = np.einsum("nij,nkj->nki", poses[:, :3, :3], rest_m) + poses[:, None, :3, 3]
+        plausibility.check_body(joints_m, np.ones(joints_m.shape[:2], bool), poses, body)
+        with pytest.raises(ValueError, match="from the headset; are joints and headset poses in one unit"):
+            plausibility.check_body(np.add(joints_m, [0, 0, 2]), np.ones(joints_m.shape[:2], bool), poses, body)
+
+
 def test_heights_in_another_unit():
     T_world_headset = walking()[2]
     plausibility.check_poses(T_world_headset)
