@@ -211,19 +211,17 @@ def all_steps(directory: epath.Path) -> list[int]:
 
 def read_meta(folder: epath.Path) -> dict[str, Any]:
     """Returns the item `meta` of the step in `folder`."""
-    with _readable(folder / "meta") as path, ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
-        return reader.restore(path)
+    with _readable(folder / "meta") as path:
+        return ocp.JsonCheckpointHandler().restore(path)
 
 
 def read_item(path: str | os.PathLike) -> Any:
-    """Returns one item of a step (`.../STEP/model` or `.../STEP/state`) as a tree of numpy arrays.
-
-    All processes of a run must call this at the same time.
-    """
-    # The checkpointer's own `metadata` would warn that an item is not a complete checkpoint.
-    with _readable(files.resolve(path)) as path, ocp.StandardCheckpointer() as reader:
-        saved = ocp.StandardCheckpointHandler().metadata(path).tree
-        return reader.restore(path, jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), saved))
+    """Returns one item of a step (`.../STEP/model` or `.../STEP/state`) as a tree of numpy arrays."""
+    # Not by a checkpointer: some versions of Orbax mark only the step as complete, and refuse its items in a bucket.
+    handler = ocp.StandardCheckpointHandler()
+    with _readable(files.resolve(path)) as path, contextlib.closing(handler):
+        saved = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), handler.metadata(path).tree)
+        return handler.restore(path, args=ocp.args.StandardRestore(saved))
 
 
 @contextlib.contextmanager
