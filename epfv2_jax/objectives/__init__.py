@@ -7,6 +7,7 @@ import jax
 from epfv2_jax import structs
 from epfv2_jax.core.config import OneOf
 from epfv2_jax.geometry.skeleton import Skeleton
+from epfv2_jax.objectives.distances import DistancesObjective
 from epfv2_jax.objectives.heatmap import HeatmapObjective
 from epfv2_jax.objectives.pose import PoseObjective
 from epfv2_jax.objectives.terms import Term
@@ -31,6 +32,7 @@ class Objective(Protocol):
 OBJECTIVES: dict[str, type[Objective]] = {
     "pose": PoseObjective,
     "heatmap": HeatmapObjective,
+    "distances": DistancesObjective,
 }
 
 #: The type of a configuration field that takes the configuration of any objective.
