@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from epfv2_jax import structs
-from epfv2_jax.core import checks, masks
+from epfv2_jax.core import checks
 from epfv2_jax.geometry import cameras, transforms
 from epfv2_jax.geometry.skeleton import Skeleton
 from epfv2_jax.objectives.terms import Term
@@ -63,7 +63,7 @@ class HeatmapObjective:
             "give the model's configuration and the objective's the same joints",
         )
         valid = (batch.targets.joint_valid & frames.frame_valid[..., None])[..., joints]
-        joints_headset_m = masks.keep(batch.targets.joints_headset_m[..., joints, :], valid)
+        joints_headset_m = batch.targets.joints_headset_m[..., joints, :]
         truth = gaussians(joints_headset_m, frames.rig, predicted.shape[-3:-1], self.config.sigma)
         chex.assert_equal_shape([predicted, truth])
         counted = valid[:, :, None] & frames.view_valid[..., None]
