@@ -7,8 +7,10 @@ import jax
 from epfv2_jax import structs
 from epfv2_jax.core.config import OneOf
 from epfv2_jax.geometry.skeleton import Skeleton
+from epfv2_jax.objectives.heatmap import HeatmapObjective
 from epfv2_jax.objectives.pose import PoseObjective
 from epfv2_jax.objectives.terms import Term
+from epfv2_jax.objectives.unrealego import UnrealEgoObjective
 
 
 class Objective(Protocol):
@@ -28,7 +30,9 @@ class Objective(Protocol):
 
 #: By the `kind` of their configuration. A configuration that names no kind is that of the paper's objective.
 OBJECTIVES: dict[str, type[Objective]] = {
+    "heatmap": HeatmapObjective,
     "pose": PoseObjective,
+    "unrealego": UnrealEgoObjective,
 }
 
 #: The type of a configuration field that takes the configuration of any objective.

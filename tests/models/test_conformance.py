@@ -33,6 +33,14 @@ from epfv2_jax.training import augment, optim, state, step
 SMALL = {
     "epfv2": {"encoder": "tiny", "width": 16, "heads": 2, "ffn_width": 16, "head_width": 16, "window": 3},
     "pooled": {"width": 8},
+    "unrealego": {
+        "encoder": "tiny",
+        "decoder_widths": (16,),
+        "conv_widths": (32,),
+        "dense_widths": (64,),
+        "code_width": 64,
+        "pose_width": 64,
+    },
 }
 KINDS = [*models.MODELS, "pooled"]
 PEOPLE, SIZE = 2, 16

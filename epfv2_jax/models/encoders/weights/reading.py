@@ -41,7 +41,7 @@ def read(path: str | pathlib.Path) -> TensorFile:
             raise ValueError(
                 f"{path}: a pickle (.pth, .pt, .bin), which can run code when it is opened, so it is not; if it holds "
                 "a plain dictionary of tensors, convert it where you have PyTorch: "
-                + _in_torch(path, "torch.load({!r}, map_location='cpu', weights_only=True)", "v.contiguous()")
+                + _in_torch(path, "torch.load({!r}, map_location='cpu', weights_only=True)", "v.contiguous().clone()")
             ) from None
         raise ValueError(f"{path}: {_what_it_is(start)} ({error})") from None
     slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118  (not a mapping)
