@@ -117,7 +117,7 @@ def test_what_does_not_fit_is_refused():
     batch = batch_of()
     objective = HeatmapObjective(HeatmapObjectiveConfig(), EGOBODY3M)
     with pytest.raises(ValueError, match="heatmaps of the model: there are none; choose a model that predicts some"):
-        objective(Predictions(joints_headset_m=batch.targets.joints_headset_m, heatmaps={}), batch, 0.0)
+        objective(Predictions(joints_headset_m=batch.targets.joints_headset_m), batch, 0.0)
     with pytest.raises(ValueError, match=r"heatmap_joints, number of joints: expected 3, got 26; give the model's"):
         objective(predictions_of(np.zeros((2, 3, 4, *SIZE_HW, 3), np.float32), batch), batch, 0.0)
     typo = HeatmapObjective(HeatmapObjectiveConfig(heatmap_joints=("b_r_wirst",)), EGOBODY3M)
