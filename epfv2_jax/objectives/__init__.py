@@ -11,6 +11,7 @@ from epfv2_jax.objectives.distances import DistancesObjective
 from epfv2_jax.objectives.heatmap import HeatmapObjective
 from epfv2_jax.objectives.pose import PoseObjective
 from epfv2_jax.objectives.terms import Term
+from epfv2_jax.objectives.unrealego import UnrealEgoObjective
 
 
 class Objective(Protocol):
@@ -33,6 +34,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "pose": PoseObjective,
     "heatmap": HeatmapObjective,
     "distances": DistancesObjective,
+    "unrealego": UnrealEgoObjective,
 }
 
 #: The type of a configuration field that takes the configuration of any objective.

@@ -33,11 +33,11 @@ class DistancesObjective:
     def __call__(
         self, predictions: structs.Predictions, batch: structs.Batch, progress: jax.Array | float
     ) -> dict[str, Term]:
-        """Returns the term `NAME_cm` of each pose; joints without a label do not count.
+        """Returns the terms `mpjpe_cm`, of the final pose, and `NAME_cm` of each earlier one, by its name.
 
-        The final pose is "refined". A teacher's labels count as all others do (our choice).
+        Joints without a label do not count. A teacher's labels count as all others do (our choice).
         """
-        poses = {"refined": predictions.joints_headset_m, **predictions.intermediate_joints_m}
+        poses = {"mpjpe": predictions.joints_headset_m, **predictions.intermediate_joints_m}
         chex.assert_equal_shape([batch.targets.joints_headset_m, *poses.values()])
         valid = batch.frames.frame_valid[..., None] & batch.targets.joint_valid
         count = valid.sum(dtype=jnp.float32)
@@ -46,11 +46,10 @@ class DistancesObjective:
         def total_cm(joints_m: jax.Array) -> jax.Array:
             return 100 * masks.masked_sum(linalg.norm(masks.keep(joints_m, valid) - truth), valid)
 
-        found = {
+        return {
             f"{name}_cm": Term(total=total_cm(joints_m), count=count, weight=self.config.weight)
             for name, joints_m in poses.items()
         }
-        return found | {"mpjpe_cm": found["refined_cm"].replace(weight=None)}
 
     def uses_teacher_uncertainty(self, predicts_distribution: bool) -> bool:
         """Returns False: positions alone are compared."""

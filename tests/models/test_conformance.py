@@ -42,6 +42,14 @@ SMALL = {
         "ffn_width": 16,
     },
     "pooled": {"width": 8},
+    "unrealego": {
+        "encoder": "tiny",
+        "decoder_widths": (16,),
+        "conv_widths": (32,),
+        "dense_widths": (64,),
+        "code_width": 64,
+        "pose_width": 64,
+    },
 }
 KINDS = [*models.MODELS, "pooled"]
 PEOPLE, SIZE = 2, 16
