@@ -32,7 +32,8 @@ from epfv2_jax.structs import Frames, Predictions
 #: whether each view has the joint in it, (N, V, J) bool.
 Projection = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
 
-_CM_PER_M = 100.0
+#: Poses are in centimetres inside the network.
+CM_PER_M = 100.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -145,14 +146,14 @@ class EPFv1(base.SingleFrameModel):
 
         # The layers look around the proposal and correct it, but do not train it.
         start_cm = jax.lax.stop_gradient(proposal_cm)
-        place, seen = project(start_cm / _CM_PER_M)
+        place, seen = project(start_cm / CM_PER_M)
         views = Views(features=features, anchors=jnp.clip(place, 0.0, 1.0), seen=seen)
         queries = self.query(start_cm)
         poses_cm = [proposal_cm]
         for layer, offset in zip(self.layers, self.offsets, strict=True):
             queries = layer(queries, views)
             poses_cm.append(start_cm + offset(queries))
-        return heatmaps, [pose / _CM_PER_M for pose in poses_cm]
+        return heatmaps, [pose / CM_PER_M for pose in poses_cm]
 
 
 class Proposal(nn.Module):
@@ -170,7 +171,7 @@ class Proposal(nn.Module):
         x = jnp.where(view_valid[..., None], pooled, 0.0).reshape(features.shape[0], -1)
         for i in range(2):
             x = nn.gelu(dense(self.width, name=f"hidden_{i}")(x), approximate=False)
-        rest_cm = _CM_PER_M * self.skeleton.rest_joints_headset_m()
+        rest_cm = CM_PER_M * self.skeleton.rest_joints_headset_m()
         x = dense(rest_cm.size, name="out")(x).reshape(-1, *rest_cm.shape)
         return x + rest_cm[None]
 

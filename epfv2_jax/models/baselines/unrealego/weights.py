@@ -84,6 +84,7 @@ IMAGE_SIZE_HW = (256, 256)
 _SMALLEST_MAP = (8, 8, 256)  # (h, w, C) between the autoencoder's convolutions and its dense layers
 
 _PARTS = {"the heatmap network": "after_backbone.conv_heatmap.weight", "the autoencoder": "pose_fc3.weight"}
+_PREFIX = "module."  # of PyTorch's DataParallel
 _TRUNK = "backbone.backbone.backbone."
 _AGAIN = "backbone.backbone."  # before the layers of the trunk's copy, which PyTorch saves a second time
 _IGNORED = {**COUNTERS, r"backbone\.backbone\.backbone\.fc\..*": "classifier"}
@@ -105,7 +106,7 @@ def load(files: Sequence[TensorFile]) -> ImportedModel:
       ValueError: they are not the two files, or keys, shapes, types or values are not those of the released network.
     """
     checks.equal("--file: number of files", len(files), len(_PARTS), "give the heatmap network's and the autoencoder's")
-    files = [_without_prefix(file) for file in files]
+    files = [reading.without_prefix(file, _PREFIX) for file in files]
     model = UnrealEgo(CONFIG, SKELETON, LAYOUT)
     blank = structs.blank_frames(1, 1, LAYOUT.num_views, IMAGE_SIZE_HW)
     targets = flax.traverse_util.flatten_dict(base.abstract_variables(model, blank), sep="/")
@@ -130,15 +131,6 @@ def load(files: Sequence[TensorFile]) -> ImportedModel:
         used=used,
         ignored=ignored,
     )
-
-
-def _without_prefix(file: TensorFile) -> TensorFile:
-    """Returns a file whose keys lack the prefix that PyTorch's `DataParallel` puts before all of them."""
-    prefix = "module."
-    if not all(key.startswith(prefix) for key in file.shapes):
-        return file
-    shapes, dtypes = ({k.removeprefix(prefix): v for k, v in x.items()} for x in (file.shapes, file.dtypes))
-    return TensorFile(path=file.path, shapes=shapes, dtypes=dtypes, load=lambda key: file.load(prefix + key))
 
 
 def _read(file: TensorFile, part: str, sources: Mapping[str, _Source]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -186,7 +178,7 @@ def _source(path: str, shape: tuple[int, ...]) -> _Source:
     if module == "encoder":
         if rest == "conv1/kernel":
             colours = (shape[3], 3, *shape[:2])
-            return _Source(_TRUNK + "conv1.weight", (colours,), _summed_over_colours)
+            return _Source(_TRUNK + "conv1.weight", (colours,), reading.summed_over_colours)
         return _Source(_TRUNK + same_names(rest), plain)
     layer, leaf = rest.split("/")
     leaf = same_names(f"x/{leaf}").removeprefix("x.")
@@ -206,11 +198,6 @@ def _source(path: str, shape: tuple[int, ...]) -> _Source:
     if layer.startswith("deconv") and len(shape) == 4:
         return _Source(key, ((shape[2], shape[3], *shape[:2]),), _transposed_convolution)
     return _Source(key, plain)
-
-
-def _summed_over_colours(kernel: np.ndarray) -> np.ndarray:
-    """A stem (O, 3, h, w) for three copies of a monochrome image."""
-    return reading.from_torch(kernel.sum(axis=1, keepdims=True, dtype=np.float64))
 
 
 def _transposed_convolution(kernel: np.ndarray) -> np.ndarray:
