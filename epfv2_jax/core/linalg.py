@@ -22,3 +22,9 @@ def solve_lower_3x3(lower: jax.Array, b: jax.Array) -> jax.Array:
 def squared_norm(x: jax.Array) -> jax.Array:
     """Returns the squared lengths (...) of vectors (..., C)."""
     return jnp.square(x).sum(-1)
+
+
+def norm(x: jax.Array) -> jax.Array:
+    """Returns the lengths (...) of vectors (..., C); the gradient of a zero vector's is zero."""
+    square = squared_norm(x)
+    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from epfv2_jax.core import checks
+from epfv2_jax.core import checks, linalg
 from epfv2_jax.geometry import series
 
 #: Points of smaller depth count as behind the camera, metres.
@@ -157,12 +157,12 @@ def unproject(camera: Camera, uv_px: jax.Array) -> tuple[jax.Array, jax.Array]:
 
     if camera.model == "pinhole":
         mapped = distorted
-        length = _safe_norm(mapped)
+        length = linalg.norm(mapped)[..., None]
         angle = jnp.minimum(jnp.arctan(length), max_angle)
         valid = length < jnp.tan(max_angle)
     else:
         mapped = _remove_decentering(distorted, tangential, thin_prism)
-        length = _safe_norm(mapped)
+        length = linalg.norm(mapped)[..., None]
         limit = max_angle * _radial_gain(radial, max_angle**2)
         angle = _invert_radial(radial, jnp.minimum(length, limit), max_angle)
         valid = length < limit
@@ -351,8 +351,3 @@ def _invert_radial(radial: jax.Array, length: jax.Array, max_angle: jax.Array) -
     high = jnp.broadcast_to(max_angle, length.shape)
     start = jnp.minimum(length, 0.5 * high)
     return jax.lax.fori_loop(0, _ANGLE_STEPS, step, (jnp.zeros_like(length), high, start))[2]
-
-
-def _safe_norm(x: jax.Array) -> jax.Array:
-    square = jnp.sum(x**2, axis=-1, keepdims=True)
-    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)

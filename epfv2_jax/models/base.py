@@ -26,6 +26,7 @@ class Backbone:
     name: str  # key of models.encoders.ENCODERS
     layers: tuple[tuple[str, ...], ...]  # its parameter modules by depth, input side first
     frozen: bool = False  # not changed by training
+    frozen_with: tuple[str, ...] = ()  # further top-level modules of the model that are frozen where the encoder is
 
 
 class PoseModel(Protocol):

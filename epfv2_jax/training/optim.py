@@ -1,6 +1,7 @@
 """The optimizer: AdamW or Muon, warm-up and cosine decay, clipping, and learning rates by depth for the encoder."""
 
 import dataclasses
+import functools
 from typing import Any, Literal
 
 import jax
@@ -59,7 +60,7 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """Returns the gradient transformation for a run of `steps` steps.
 
-    A frozen backbone is not updated, has no moments and is left out of the gradient norm.
+    What is frozen with the backbone, and itself, is not updated, has no moments and is left out of the gradient norm.
     """
     trained = optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
@@ -70,7 +71,8 @@ def make_optimizer(
     )
     if backbone is None or not backbone.frozen:
         return trained
-    return optax.partition({False: trained, True: optax.set_to_zero()}, in_encoder)
+    frozen = functools.partial(in_modules, names=("encoder", *backbone.frozen_with))
+    return optax.partition({False: trained, True: optax.set_to_zero()}, frozen)
 
 
 def _adam(config: OptimizerConfig) -> optax.GradientTransformation:
@@ -129,6 +131,6 @@ def decayed(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key.endswith("kernel"), params)
 
 
-def in_encoder(params: Any) -> Any:
-    """Returns a tree of bools: True below the top-level module `encoder`."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: path[0].key == "encoder", params)
+def in_modules(params: Any, names: tuple[str, ...]) -> Any:
+    """Returns a tree of bools: True below the top-level modules of these names."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[0].key in names, params)

@@ -78,6 +78,17 @@ def test_a_frozen_encoder_is_left_alone_and_costs_no_moments_nor_norm():
     np.testing.assert_allclose(moments[0], 0.1 / 12**0.5, rtol=1e-6)
 
 
+def test_what_is_frozen_with_the_encoder_is_left_alone_too():
+    """Weight decay would move parameters without a gradient."""
+    params = {**PARAMS, "neck": PARAMS["head"]}
+    backbone = dataclasses.replace(BACKBONE, frozen_with=("neck",))
+    decay = optim.OptimizerConfig(warmup_steps=0, weight_decay=0.1)
+    for frozen in (False, True):
+        grads = jax.tree.map(jnp.zeros_like, params)
+        result = updates(decay, grads, params, dataclasses.replace(backbone, frozen=frozen))
+        assert result["neck"]["kernel"].any() == (not frozen) and result["head"]["kernel"].any()
+
+
 def test_without_a_backbone_all_learn_alike():
     """A model may call a module `encoder` that is no registered one."""
     grads = jax.tree.map(jnp.ones_like, PARAMS)

@@ -17,7 +17,15 @@ from epfv2_jax.core import checks
 from epfv2_jax.models import encoders
 from epfv2_jax.models.encoders.weights import mobilenetv4, resnet, vit
 from epfv2_jax.models.encoders.weights.layout import ZEROS, Layout, Source, Third, key_of
-from epfv2_jax.models.encoders.weights.reading import TensorFile, check_float32, shown
+from epfv2_jax.models.encoders.weights.reading import (
+    TensorFile,
+    check_float32,
+    differences,
+    from_torch,
+    load_finite,
+    shown,
+    torch_shape,
+)
 
 #: Family (how the names of its encoders begin) -> layouts by name.
 LAYOUTS: dict[str, dict[str, Layout]] = {
@@ -59,16 +67,12 @@ def convert(file: TensorFile, encoder: str) -> Imported:
     problems = _problems(file, targets, layout)
     if problems:
         raise ValueError(
-            f"{file.path}: not the weights of {encoder!r} (layout: {name}): {'; '.join(problems)}"
-            f"{_advice(file, encoder)}"
+            f"{file.path}: not the weights of {encoder!r} (layout: {name}): {problems}{_advice(file, encoder)}"
         )
     sources = _sources(targets, layout)
     used = {key_of(source) for source in sources.values() if source is not ZEROS}
     check_float32(file, used)
     values = {path: _value(file, source, targets[path]) for path, source in sources.items()}
-    broken = sorted({key_of(sources[path]) for path, value in values.items() if not np.isfinite(value).all()})
-    if broken:
-        raise ValueError(f"{file.path}: values that are not finite in {shown(broken)}; get the file again")
     _check_key_biases(file, used)
     return Imported(
         variables=flax.traverse_util.unflatten_dict(values, sep="/"),
@@ -100,51 +104,32 @@ def _sources(targets: Mapping[str, tuple[int, ...]], layout: Layout) -> dict[str
     return {path: layout.source(path.split("/", 1)[1]) for path in targets}
 
 
-def _problems(file: TensorFile, targets: Mapping[str, tuple[int, ...]], layout: Layout) -> list[str]:
-    """Returns how the keys and shapes of a file differ from those of an encoder in a layout."""
+def _problems(file: TensorFile, targets: Mapping[str, tuple[int, ...]], layout: Layout) -> str:
+    """Returns how the keys and shapes of a file differ from those of an encoder in a layout; empty if they agree."""
     allowed: dict[str, list[tuple[int, ...]]] = {}
     for path, source in _sources(targets, layout).items():
         if source is ZEROS:
             continue
-        shape = _reversed_axes(targets[path])
+        shape = torch_shape(targets[path])
         if path == f"params/{layout.stem}":
             allowed[source] = [(shape[0], 3, *shape[2:]), shape]
         elif isinstance(source, Third):
             allowed[source.key] = [(3 * shape[0], *shape[1:])]
         else:
             allowed[source] = [shape]
-    found = {
-        "missing": sorted(set(allowed) - set(file.shapes)),
-        "unknown": sorted(k for k in set(file.shapes) - set(allowed) if layout.why_ignored(k) is None),
-        "of another shape": [
-            f"{key} {file.shapes[key]}, not {' or '.join(map(str, shapes))}"
-            for key, shapes in sorted(allowed.items())
-            if key in file.shapes and file.shapes[key] not in shapes
-        ],
-    }
-    return [f"{kind}: {shown(keys)}" for kind, keys in found.items() if keys]
-
-
-def _reversed_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Returns the shape in PyTorch: (O, I, h, w) for our (h, w, I, O), (O, I) for our (I, O)."""
-    if len(shape) == 4:
-        return (shape[3], shape[2], shape[0], shape[1])
-    return shape[::-1] if len(shape) == 2 else shape
+    return differences(file.shapes, allowed, layout.why_ignored)
 
 
 def _value(file: TensorFile, source: Source, shape: tuple[int, ...]) -> np.ndarray:
     """Returns one parameter of the given shape, in our layout."""
     if source is ZEROS:
         return np.zeros(shape, np.float32)
-    value = file.load(key_of(source))
+    value = load_finite(file, key_of(source))
     if isinstance(source, Third):
         value = np.split(value, 3)[source.index]
-    if value.ndim == 4:
-        value = value.transpose(2, 3, 1, 0)
-        if shape[2] != value.shape[2]:
-            value = value.sum(axis=2, keepdims=True, dtype=np.float64)
-    elif value.ndim == 2:
-        value = value.T
+    value = from_torch(value)
+    if value.ndim == 4 and shape[2] != value.shape[2]:
+        value = value.sum(axis=2, keepdims=True, dtype=np.float64)
     return np.ascontiguousarray(value, np.float32)
 
 

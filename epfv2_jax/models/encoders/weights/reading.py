@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import safetensors
@@ -10,6 +10,7 @@ import safetensors
 from epfv2_jax.core import files
 
 _SHOWN = 10  # most keys that an error lists
+_LOAD_PICKLE = "torch.load({!r}, map_location='cpu', weights_only=True); t = t.get('state_dict', t)"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,9 +40,9 @@ def read(path: str | pathlib.Path) -> TensorFile:
             start = opened.read(64)
         if start.startswith((b"\x80", b"PK")):
             raise ValueError(
-                f"{path}: a pickle (.pth, .pt, .bin), which can run code when it is opened, so it is not; if it holds "
-                "a plain dictionary of tensors, convert it where you have PyTorch: "
-                + _in_torch(path, "torch.load({!r}, map_location='cpu', weights_only=True)", "v.contiguous()")
+                f"{path}: a pickle (.pth, .pt, .bin, .ckpt), which can run code when it is opened, so it is not; if it "
+                "holds a plain dictionary of tensors or a checkpoint of Lightning, convert it where you have PyTorch: "
+                + _in_torch(path, _LOAD_PICKLE, "v.contiguous().clone()")
             ) from None
         raise ValueError(f"{path}: {_what_it_is(start)} ({error})") from None
     slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118  (not a mapping)
@@ -65,6 +66,72 @@ def check_float32(file: TensorFile, used: Iterable[str]) -> None:
         f"{file.path}: weights must be float32 (F32), but {shown([f'{key} is {file.dtypes[key]}' for key in wrong])}; "
         f"{why}convert it where you have PyTorch: {command}"
     )
+
+
+def without_prefix(file: TensorFile, prefix: str) -> TensorFile:
+    """Returns a file whose keys lack the prefix that a wrapper put before all of them, if it did; else the file."""
+    if not all(key.startswith(prefix) for key in file.shapes):
+        return file
+    shapes, dtypes = ({k.removeprefix(prefix): v for k, v in x.items()} for x in (file.shapes, file.dtypes))
+    return TensorFile(path=file.path, shapes=shapes, dtypes=dtypes, load=lambda key: file.load(prefix + key))
+
+
+def load_finite(file: TensorFile, key: str) -> np.ndarray:
+    """Returns the values of one tensor.
+
+    Raises:
+      ValueError: one of them is not finite.
+    """
+    value = file.load(key)
+    if not np.isfinite(value).all():
+        raise ValueError(f"{file.path}: values that are not finite in {key}; get the file again")
+    return value
+
+
+def differences(
+    shapes: Mapping[str, tuple[int, ...]],
+    allowed: Mapping[str, Sequence[tuple[int, ...]]],
+    why_ignored: Callable[[str], str | None],
+) -> str:
+    """Returns how the keys and shapes of a file differ from those that are allowed, for a message; empty if they agree.
+
+    Args:
+      shapes: of the file's tensors, by key.
+      allowed: the shapes that each needed tensor may have, by key.
+      why_ignored: the reason why a tensor is not needed, by key; None: it is needed, or unknown.
+    """
+    found = {
+        "missing": sorted(set(allowed) - set(shapes)),
+        "unknown": sorted(key for key in set(shapes) - set(allowed) if why_ignored(key) is None),
+        "of another shape": [
+            f"{key} {shapes[key]}, not {' or '.join(map(str, right))}"
+            for key, right in sorted(allowed.items())
+            if key in shapes and shapes[key] not in right
+        ],
+    }
+    return "; ".join(f"{kind}: {shown(keys)}" for kind, keys in found.items() if keys)
+
+
+def from_torch(value: np.ndarray) -> np.ndarray:
+    """Returns a tensor of PyTorch in our layout.
+
+    Convolutions (O, I, h, w) become (h, w, I, O) and dense kernels are transposed; all else stays.
+    """
+    if value.ndim == 4:
+        return value.transpose(2, 3, 1, 0)
+    return value.T if value.ndim == 2 else value
+
+
+def summed_over_colours(kernel: np.ndarray) -> np.ndarray:
+    """Returns the stem (h, w, 1, O) that sees in a monochrome image what (O, 3, h, w) sees in three copies of it."""
+    return from_torch(kernel.sum(axis=1, keepdims=True, dtype=np.float64))
+
+
+def torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the shape of a tensor in PyTorch whose shape here is given, see `from_torch`."""
+    if len(shape) == 4:
+        return (shape[3], shape[2], shape[0], shape[1])
+    return shape[::-1] if len(shape) == 2 else shape
 
 
 def shown(keys: list[str]) -> str:
