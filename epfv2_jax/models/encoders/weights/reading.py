@@ -10,6 +10,7 @@ import safetensors
 from epfv2_jax.core import files
 
 _SHOWN = 10  # most keys that an error lists
+_LOAD_PICKLE = "torch.load({!r}, map_location='cpu', weights_only=True); t = t.get('state_dict', t)"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,9 +40,9 @@ def read(path: str | pathlib.Path) -> TensorFile:
             start = opened.read(64)
         if start.startswith((b"\x80", b"PK")):
             raise ValueError(
-                f"{path}: a pickle (.pth, .pt, .bin), which can run code when it is opened, so it is not; if it holds "
-                "a plain dictionary of tensors, convert it where you have PyTorch: "
-                + _in_torch(path, "torch.load({!r}, map_location='cpu', weights_only=True)", "v.contiguous().clone()")
+                f"{path}: a pickle (.pth, .pt, .bin, .ckpt), which can run code when it is opened, so it is not; if it "
+                "holds a plain dictionary of tensors or a checkpoint of Lightning, convert it where you have PyTorch: "
+                + _in_torch(path, _LOAD_PICKLE, "v.contiguous().clone()")
             ) from None
         raise ValueError(f"{path}: {_what_it_is(start)} ({error})") from None
     slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118  (not a mapping)
@@ -65,6 +66,14 @@ def check_float32(file: TensorFile, used: Iterable[str]) -> None:
         f"{file.path}: weights must be float32 (F32), but {shown([f'{key} is {file.dtypes[key]}' for key in wrong])}; "
         f"{why}convert it where you have PyTorch: {command}"
     )
+
+
+def without_prefix(file: TensorFile, prefix: str) -> TensorFile:
+    """Returns a file whose keys lack the prefix that a wrapper put before all of them, if it did; else the file."""
+    if not all(key.startswith(prefix) for key in file.shapes):
+        return file
+    shapes, dtypes = ({k.removeprefix(prefix): v for k, v in x.items()} for x in (file.shapes, file.dtypes))
+    return TensorFile(path=file.path, shapes=shapes, dtypes=dtypes, load=lambda key: file.load(prefix + key))
 
 
 def load_finite(file: TensorFile, key: str) -> np.ndarray:
@@ -111,6 +120,11 @@ def from_torch(value: np.ndarray) -> np.ndarray:
     if value.ndim == 4:
         return value.transpose(2, 3, 1, 0)
     return value.T if value.ndim == 2 else value
+
+
+def summed_over_colours(kernel: np.ndarray) -> np.ndarray:
+    """Returns the stem (h, w, 1, O) that sees in a monochrome image what (O, 3, h, w) sees in three copies of it."""
+    return from_torch(kernel.sum(axis=1, keepdims=True, dtype=np.float64))
 
 
 def torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
