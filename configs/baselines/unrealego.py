@@ -1,6 +1,6 @@
 """UnrealEgo on the synthetic benchmark: data and budget of configs/synthetic.py, in two stages.
 
-The first trains the heatmap network, the second the autoencoder on its heatmaps; each has the steps of one run of EPFv2.
+The first trains the heatmap network, the second the autoencoder on its heatmaps; each has as many steps as EPFv2 has.
 Command:   python -m epfv2_jax.train --config configs/baselines/unrealego.py:heatmap[-gpu]
            python -m epfv2_jax.train --config configs/baselines/unrealego.py:pose[-gpu]
 Hardware:  without -gpu: 2 cores; -gpu: one H100
