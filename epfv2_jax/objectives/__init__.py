@@ -7,6 +7,7 @@ import jax
 from epfv2_jax import structs
 from epfv2_jax.core.config import OneOf
 from epfv2_jax.geometry.skeleton import Skeleton
+from epfv2_jax.objectives.distances import DistancesObjective
 from epfv2_jax.objectives.heatmap import HeatmapObjective
 from epfv2_jax.objectives.pose import PoseObjective
 from epfv2_jax.objectives.terms import Term
@@ -30,8 +31,9 @@ class Objective(Protocol):
 
 #: By the `kind` of their configuration. A configuration that names no kind is that of the paper's objective.
 OBJECTIVES: dict[str, type[Objective]] = {
-    "heatmap": HeatmapObjective,
     "pose": PoseObjective,
+    "heatmap": HeatmapObjective,
+    "distances": DistancesObjective,
     "unrealego": UnrealEgoObjective,
 }
 

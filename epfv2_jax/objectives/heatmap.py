@@ -13,7 +13,6 @@ import jax.numpy as jnp
 
 from epfv2_jax import structs
 from epfv2_jax.core import checks
-from epfv2_jax.geometry import cameras, transforms
 from epfv2_jax.geometry.skeleton import Skeleton
 from epfv2_jax.objectives.terms import Term
 
@@ -92,14 +91,10 @@ def gaussians(joints_headset_m: jax.Array, rig: structs.Rig, map_size_hw: tuple[
     The map covers the whole image, whatever its size. A joint behind a camera, beyond its lens or so far outside the
     image that no cell is within three standard deviations has a map of zeros.
     """
-    T_cam_headset = rig.T_cam_headset[:, None]
-    camera = jax.tree.map(lambda leaf: leaf[:, None], rig.cameras)
-    with jax.default_matmul_precision("highest"):
-        uv_px, seen = cameras.project(camera, transforms.apply(T_cam_headset, joints_headset_m[:, :, None]))
-    share = (cameras.normalized_uv(camera, uv_px) + 1) / 2
+    place, seen = rig.project(joints_headset_m)
 
     def along(axis: int, cells: int) -> jax.Array:
-        centre = jnp.round(share[..., axis, None] * cells - 0.5)
+        centre = jnp.round(place[..., axis, None] * cells - 0.5)
         distance = jnp.arange(cells, dtype=jnp.float32).reshape((1,) * (centre.ndim - 1) + (-1,)) - centre
         return jnp.where(jnp.abs(distance) <= jnp.round(3 * sigma), jnp.exp(-0.5 * (distance / sigma) ** 2), 0.0)
 

@@ -8,6 +8,7 @@ and +z forward; `cam` has +x right, +y down and +z along the optical axis of the
 import jax
 from flax import struct
 
+from epfv2_jax.geometry import cameras, transforms
 from epfv2_jax.geometry.cameras import Camera
 
 
@@ -16,6 +17,18 @@ class Rig(struct.PyTreeNode):
 
     cameras: Camera  # leading axes (..., V)
     T_cam_headset: jax.Array  # (..., V, 4, 4) float32
+
+    def project(self, joints_headset_m: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns where in each image joints (B, T, J, 3) lie, and whether its lens can see them; of a rig (B, V).
+
+        Positions are (B, T, V, J, 2), x right and y down, from 0 to 1 over the image, and finite in any case; the
+        second array is (B, T, V, J) bool and True outside the image too.
+        """
+        with jax.default_matmul_precision("highest"):
+            camera = jax.tree.map(lambda leaf: leaf[:, None], self.cameras)
+            joints_cam_m = transforms.apply(self.T_cam_headset[:, None], joints_headset_m[:, :, None])
+            uv_px, seen = cameras.project(camera, joints_cam_m)
+            return (cameras.normalized_uv(camera, uv_px) + 1) / 2, seen
 
 
 class Frames(struct.PyTreeNode):

@@ -32,6 +32,15 @@ from epfv2_jax.training import augment, optim, state, step
 #: A configuration of each kind that compiles fast. Histories should stay below eight frame times.
 SMALL = {
     "epfv2": {"encoder": "tiny", "width": 16, "heads": 2, "ffn_width": 16, "head_width": 16, "window": 3},
+    "epfv1": {
+        "encoder": "tiny",
+        "width": 16,
+        "proposal_width": 16,
+        "depth": 2,
+        "heads": 2,
+        "points": 4,
+        "ffn_width": 16,
+    },
     "pooled": {"width": 8},
     "unrealego": {
         "encoder": "tiny",

@@ -5,8 +5,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
+
+from epfv2_jax.models.baselines.resize import resize
 
 #: He et al.'s normal initialisation by fan-in, of this decoder and the autoencoder.
 KERNEL_INIT = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
@@ -45,16 +46,3 @@ class HeatmapDecoder(nn.Module):
     def _conv(self, width: int, size: int, name: str) -> nn.Conv:
         padding = [(size // 2, size // 2)] * 2
         return nn.Conv(width, (size, size), padding=padding, kernel_init=KERNEL_INIT, dtype=self.dtype, name=name)
-
-
-def resize(x: jax.Array, size_hw: tuple[int, int]) -> jax.Array:
-    """Returns maps (N, h, w, C) of another size: bilinear, the centres of the corner cells lie on one another."""
-    rows, columns = (_interpolation(old, new) for old, new in zip(x.shape[1:3], size_hw, strict=True))
-    out = jnp.einsum("ph,nhwc,qw->npqc", rows, x, columns, precision=jax.lax.Precision.HIGHEST)
-    return out.astype(x.dtype)
-
-
-def _interpolation(old: int, new: int) -> np.ndarray:
-    """Returns the matrix (new, old) of linear interpolation between the ends of a line of `old` points."""
-    place = np.linspace(0, old - 1, new)[:, None]
-    return np.maximum(0, 1 - np.abs(place - np.arange(old)[None])).astype(np.float32)
