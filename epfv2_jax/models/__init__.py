@@ -6,11 +6,13 @@ from epfv2_jax.core.config import OneOf
 from epfv2_jax.geometry.layout import RigLayout
 from epfv2_jax.geometry.skeleton import Skeleton
 from epfv2_jax.models.base import PoseModel
+from epfv2_jax.models.baselines.lstm import LSTM
 from epfv2_jax.models.epfv2.model import EPFv2
 
 #: By the `kind` of their configuration; a configuration without a kind is EPFv2's.
 MODELS: dict[str, type[PoseModel]] = {
     "epfv2": EPFv2,
+    "lstm": LSTM,
 }
 
 #: The type of a configuration field that takes the configuration of any model.

@@ -32,6 +32,7 @@ from epfv2_jax.training import augment, optim, state, step
 #: A configuration of each kind that compiles fast. Histories should stay below eight frame times.
 SMALL = {
     "epfv2": {"encoder": "tiny", "width": 16, "heads": 2, "ffn_width": 16, "head_width": 16, "window": 3},
+    "lstm": {"encoder": "tiny", "view_width": 8, "width": 16, "head_width": 16},
     "pooled": {"width": 8},
 }
 KINDS = [*models.MODELS, "pooled"]
