@@ -40,7 +40,7 @@ def main() -> None:
 
     batch = make_batch(1, args.frames, args.size)
     model = EPFv2(EPFv2Config(encoder=args.encoder, remat=args.remat), EGOBODY3M, layout.EGOBODY3M)
-    objective = objectives.build(PoseObjectiveConfig())
+    objective = objectives.build(PoseObjectiveConfig(), EGOBODY3M)
     encoder = ENCODERS[args.encoder](remat=args.remat)
     variables = jax.jit(model.init)(jax.random.key(0), batch.frames)
     images = jnp.asarray(batch.frames.images).reshape(-1, args.size, args.size, 1)

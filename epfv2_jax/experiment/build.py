@@ -120,7 +120,7 @@ def trainable_for(
     shardings = sharding.state_sharding(shapes, mesh, config.mesh)
     learner = step_lib.Learner(
         model=model,
-        objective=objectives.build(config.objective),
+        objective=objectives.build(config.objective, model.skeleton),
         optimizer=optimizer,
         augment=config.augment,
         config=config.step,
@@ -150,21 +150,34 @@ def open_checkpoints(config: ExperimentConfig, training: records.Records) -> che
 
 
 def initial_state(config: ExperimentConfig, trainable: Trainable) -> state_lib.TrainState:
-    """Returns the state before the first step, with imported encoder weights where the configuration names some.
+    """Returns the state before the first step: random, or with weights of another run or of a pretrained encoder.
 
     Raises:
-      ValueError: the weights are those of another encoder.
+      ValueError: there are no such weights, or they are those of another model or encoder.
     """
-    if config.encoder_weights is None:
-        return trainable.initial_state()
-    name, variables, _ = checkpoints.load_encoder(config.encoder_weights)
-    backbone = trainable.model.backbone
-    if backbone is None or name != backbone.name:
-        raise ValueError(
-            f"encoder_weights: {config.encoder_weights} holds {name!r}, but the model's encoder is "
-            f"{backbone.name if backbone else None!r}; change model.encoder or encoder_weights"
-        )
-    return state_lib.with_encoder(trainable.initial_state(), variables)
+    state = trainable.initial_state()
+    if config.init_from is not None:
+        trained = checkpoints.load(config.init_from)
+        model = trainable.model
+        same = (trained.about.skeleton, trained.about.layout) == (model.skeleton, model.layout)
+        if not (same or config.init_modules):
+            raise ValueError(
+                f"init_from: {config.init_from} was trained on other joints or views; name in init_modules the modules "
+                "that depend on neither, such as the encoder"
+            )
+        names = config.init_modules or tuple(state.params)
+        state = state_lib.with_modules(state, trained.variables, names, f"init_from: {config.init_from}")
+    if config.encoder_weights is not None:
+        name, variables, _ = checkpoints.load_encoder(config.encoder_weights)
+        backbone = trainable.model.backbone
+        if backbone is None or name != backbone.name:
+            raise ValueError(
+                f"encoder_weights: {config.encoder_weights} holds {name!r}, but the model's encoder is "
+                f"{backbone.name if backbone else None!r}; change model.encoder or encoder_weights"
+            )
+        encoder = {collection: {"encoder": tree} for collection, tree in variables.items()}
+        state = state_lib.with_modules(state, encoder, ("encoder",), f"encoder_weights: {config.encoder_weights}")
+    return state
 
 
 def _validate(

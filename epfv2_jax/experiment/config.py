@@ -45,6 +45,8 @@ class ExperimentConfig:
     output_dir: str
     seed: int = 0
     encoder_weights: str | None = None  # a directory that import_weights wrote: what the encoder starts from
+    init_from: str | None = None  # the directory of another run: its best weights are what this run starts from
+    init_modules: tuple[str, ...] = ()  # the model's top-level modules that it takes from there; (): all
     dataset: DatasetConfig
     data: DataConfig
     augment: AugmentConfig = AugmentConfig()
@@ -59,6 +61,8 @@ class ExperimentConfig:
     def __post_init__(self):
         if self.data.source == "synthetic" and self.dataset.synthetic is None:
             raise ValueError("data.source = 'synthetic' needs dataset.synthetic, which says what to render")
+        if self.init_modules and self.init_from is None:
+            raise ValueError("init_modules names modules of init_from, which is not given")
 
     @property
     def checkpoint_dir(self) -> epath.Path:

@@ -186,7 +186,7 @@ def _open_teacher(
         opened = labels.open_labels(pseudo.labels, unlabelled)
         with_uncertainty = opened.with_uncertainty
     student = predicts_distribution(model, unlabelled.image_size_hw)
-    distils = objectives.build(config.objective).uses_teacher_uncertainty(student)
+    distils = objectives.build(config.objective, model.skeleton).uses_teacher_uncertainty(student)
     if not with_uncertainty and (distils or pseudo.max_sigma_m is not None):
         raise ValueError(
             f"{pseudo.teacher or pseudo.labels}: this teacher states no uncertainty; set "

@@ -6,14 +6,16 @@ import jax
 
 from epfv2_jax import structs
 from epfv2_jax.core.config import OneOf
+from epfv2_jax.geometry.skeleton import Skeleton
 from epfv2_jax.objectives.pose import PoseObjective
 from epfv2_jax.objectives.terms import Term
 
 
 class Objective(Protocol):
-    """What training minimises: a pure function of predictions and batch, built from its configuration."""
+    """What training minimises: a pure function of predictions and batch."""
 
     config: Any  # its own frozen dataclass, with a field `kind`: its key in OBJECTIVES
+    skeleton: Skeleton  # J joints, in the order of the predictions
 
     def __call__(
         self, predictions: structs.Predictions, batch: structs.Batch, progress: jax.Array | float
@@ -33,6 +35,6 @@ OBJECTIVES: dict[str, type[Objective]] = {
 ObjectiveConfig = Annotated[Any, OneOf(OBJECTIVES, default="pose")]
 
 
-def build(config: Any) -> Objective:
-    """Returns the objective of a configuration."""
-    return OBJECTIVES[config.kind](config)
+def build(config: Any, skeleton: Skeleton) -> Objective:
+    """Returns the objective that `config` describes, for the joints of its data."""
+    return OBJECTIVES[config.kind](config, skeleton)

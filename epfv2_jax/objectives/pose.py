@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from epfv2_jax import structs
 from epfv2_jax.core import checks, linalg, masks
+from epfv2_jax.geometry.skeleton import Skeleton
 from epfv2_jax.objectives import terms
 from epfv2_jax.objectives.terms import Term
 
@@ -43,6 +44,7 @@ class PoseObjective:
     """The terms of L, or of L_semi where a batch holds clips that a teacher labelled."""
 
     config: PoseObjectiveConfig
+    skeleton: Skeleton
 
     def __call__(
         self, predictions: structs.Predictions, batch: structs.Batch, progress: jax.Array | float

@@ -28,4 +28,6 @@ class Predictions(struct.PyTreeNode):
     intermediate_joints_m: dict[str, jax.Array] = struct.field(default_factory=dict)
     distribution: StudentT | None = None  # leading axes (B, T)
     body: BodyParameters | None = None  # of the final pose, leading axes (B, T); None without a body model
-    heatmaps: jax.Array | None = None  # (B, T, V, h, w, J) float32 logits, where a model predicts them
+    # (B, T, V, h, w, K) float32 by name, 1 where a joint is, of some or all joints, whichever the model predicts:
+    # "predicted", and "reconstructed" from them.
+    heatmaps: dict[str, jax.Array] = struct.field(default_factory=dict)

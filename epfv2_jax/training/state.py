@@ -1,5 +1,6 @@
 """The training state: everything that a step reads and writes, and that a checkpoint must hold."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import optax
 from flax import struct
 
 from epfv2_jax import structs
-from epfv2_jax.core import sharding
+from epfv2_jax.core import checks, sharding
 from epfv2_jax.models.base import PoseModel
 
 
@@ -47,29 +48,49 @@ def inference_variables(state: TrainState) -> dict[str, Any]:
     return {"params": state.ema_params, "batch_stats": state.batch_stats}
 
 
-def with_encoder(state: TrainState, variables: Any) -> TrainState:
-    """Returns `state` with the encoder's parameters and batch statistics replaced; shardings and dtypes stay.
+def with_modules(state: TrainState, variables: Any, names: Iterable[str], source: str) -> TrainState:
+    """Returns `state` with the parameters and batch statistics of some top-level modules replaced.
+
+    Shardings and dtypes stay.
+
+    Args:
+      state: before the first step.
+      variables: of a model that has these modules: "params" and, where a module has them, "batch_stats".
+      names: of the modules.
+      source: where `variables` come from, for messages.
 
     Raises:
-      ValueError: a parameter is missing, unknown or of another shape.
+      ValueError: `variables` lack one of the modules, or it has other parameters or shapes there.
     """
 
     def replace(tree: Any, collection: str) -> Any:
-        if "encoder" not in tree:
-            return tree
-        old, new = tree["encoder"], variables[collection]
-        shapes = [jax.tree.map(lambda leaf: leaf.shape, t, is_leaf=lambda t: hasattr(t, "shape")) for t in (old, new)]
-        if shapes[0] != shapes[1]:
-            raise ValueError(
-                f"the imported encoder's {collection} do not fit the model's encoder; import the weights again for the "
-                "encoder that model.encoder names"
-            )
-        new = jax.tree.map(lambda a, b: sharding.put_whole(np.asarray(a, b.dtype), b.sharding), new, old)
-        return {**tree, "encoder": new}
+        given = variables.get(collection, {})
+        taken = {
+            name: _like(tree[name], given.get(name), f"{source}: {collection}/{name}") for name in names if name in tree
+        }
+        return {**tree, **taken}
 
+    for name in names:
+        checks.one_of(state.params, **{"a module of the model": name})
     params = replace(state.params, "params")
     return state.replace(
         params=params,
-        ema_params={**state.ema_params, "encoder": jax.tree.map(jnp.copy, params["encoder"])},
+        ema_params=jax.tree.map(jnp.copy, params),
         batch_stats=replace(state.batch_stats, "batch_stats"),
     )
+
+
+def _like(old: Any, new: Any, where: str) -> Any:
+    """Returns the arrays of `new`, laid out as those of `old`."""
+    own, theirs = (
+        {jax.tree_util.keystr(path): np.shape(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+        for tree in (old, new)
+    )
+    for key in sorted(own.keys() | theirs.keys()):
+        there, here = theirs.get(key, "missing"), own.get(key, "missing")
+        if there != here:
+            raise ValueError(
+                f"{where}{key}: {there} there, {here} in the model of this run; take modules that both have alike, or "
+                "change the model's configuration"
+            )
+    return jax.tree.map(lambda a, b: sharding.put_whole(np.asarray(a, b.dtype), b.sharding), new, old)

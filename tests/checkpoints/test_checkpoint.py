@@ -11,7 +11,7 @@ import pytest
 from etils import epath
 
 from epfv2_jax import checkpoints, models
-from epfv2_jax.checkpoints import About, CheckpointWriter, encoder, storage
+from epfv2_jax.checkpoints import About, CheckpointWriter, imported, storage
 from epfv2_jax.checkpoints import about as about_lib
 from epfv2_jax.core import config as config_lib
 from epfv2_jax.geometry import layout as layouts
@@ -393,7 +393,7 @@ def test_an_encoder_is_never_there_in_part(tmp_path, monkeypatch):
         raise OSError("no space left")
 
     with monkeypatch.context() as patched:
-        patched.setattr(encoder.ocp.Checkpointer, "save", full_disk)
+        patched.setattr(imported.ocp.Checkpointer, "save", full_disk)
         with pytest.raises(OSError, match="no space left"):
             checkpoints.save_encoder(tmp_path / "weights", "resnet18", ENCODER, {})
     assert not list(tmp_path.iterdir())

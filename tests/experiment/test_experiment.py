@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import json
 import pathlib
+import re
 import types
 
 import jax
@@ -241,8 +242,74 @@ def test_a_run_starts_from_imported_weights(tmp_path):
     wider = dataclasses.replace(config, encoder_weights=str(tmp_path / "wider"))
     variables["params"]["conv1"]["kernel"] = np.zeros((7, 7, 3, 32), np.float32)
     checkpoints.save_encoder(tmp_path / "wider", "tiny", variables, {})
-    with pytest.raises(ValueError, match="params do not fit the model's encoder"):
+    shapes = re.escape("wider: params/encoder['conv1']['kernel']: (7, 7, 3, 32) there, (7, 7, 1, 32) in the model")
+    with pytest.raises(ValueError, match=shapes):
         build.initial_state(wider, trainable)
+
+
+def save_run(trained, directory, trainable, seed):
+    """Saves random weights as the only checkpoint of a run; returns them."""
+    rng = np.random.default_rng(seed)
+    state = trainable.initial_state()
+    variables = {
+        name: jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), tree)
+        for name, tree in (("params", state.params), ("batch_stats", state.batch_stats))
+    }
+    model = trainable.model
+    about = checkpoints.About(
+        experiment=config_lib.to_mapping(trained), skeleton=model.skeleton, layout=model.layout, image_size_hw=(16, 16)
+    )
+    checkpoints.save_model(directory, about, variables, {"file": "f.safetensors"})
+    return variables
+
+
+def test_a_run_starts_from_the_weights_of_another(tmp_path):
+    config = tiny(tmp_path)
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, body="keypoints"))
+    trainable, _ = trainable_of(config)
+    variables = save_run(config, tmp_path / "other", trainable, 0)
+    np.testing.assert_equal(checkpoints.load(tmp_path / "other").variables, variables)
+    with pytest.raises(ValueError, match="other: exists"):
+        save_run(config, tmp_path / "other", trainable, 1)
+
+    config = dataclasses.replace(config, init_from=str(tmp_path / "other"))
+    state = build.initial_state(config, trainable)
+    for tree, name in ((state.params, "params"), (state.ema_params, "params"), (state.batch_stats, "batch_stats")):
+        jax.tree.map(np.testing.assert_array_equal, tree, variables[name])
+
+    config = dataclasses.replace(config, init_modules=("encoder", "refinement_head"))
+    state, fresh = build.initial_state(config, trainable), trainable.initial_state()
+    for tree, new, name in (
+        (state.params, fresh.params, "params"),
+        (state.ema_params, fresh.params, "params"),
+        (state.batch_stats, fresh.batch_stats, "batch_stats"),
+    ):
+        for module in tree:
+            expected = (variables[name] if module in config.init_modules else new)[module]
+            jax.tree.map(np.testing.assert_array_equal, tree[module], expected)
+
+
+def test_weights_that_do_not_fit_are_refused(tmp_path):
+    config = tiny(tmp_path)
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, body="keypoints"))
+    trainable, _ = trainable_of(config)
+    save_run(config, tmp_path / "other", trainable, 0)
+    config = dataclasses.replace(config, init_from=str(tmp_path / "other"))
+
+    unknown = dataclasses.replace(config, init_modules=("encoder", "refinement_heat"))
+    with pytest.raises(ValueError, match=r"a module of the model: 'refinement_heat' is not.*refinement_head"):
+        build.initial_state(unknown, trainable)
+    wide = dataclasses.replace(config.model, width=2 * config.model.width)
+    wider, _ = trainable_of(dataclasses.replace(config, model=wide))
+    with pytest.raises(ValueError, match=r"init_from: .*other: params/.* there, .* in the model of this run"):
+        build.initial_state(config, wider)
+    views = dataclasses.replace(layout.EGOBODY3M, name="others")
+    turned = dataclasses.replace(trainable, model=models.build(config.model, skeleton.EGOBODY3M, views))
+    with pytest.raises(ValueError, match="other joints or views; name in init_modules"):
+        build.initial_state(config, turned)
+    build.initial_state(dataclasses.replace(config, init_modules=("encoder",)), turned)
+    with pytest.raises(ValueError, match="init_modules names modules of init_from, which is not given"):
+        dataclasses.replace(config, init_from=None, init_modules=("encoder",))
 
 
 @pytest.mark.slow

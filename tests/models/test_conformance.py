@@ -176,8 +176,8 @@ def test_shapes_follow_the_skeleton_and_the_layout(kind, layout, skeleton, helpe
         assert (cholesky_m.shape, cholesky_m.dtype) == ((B, T, J, 3, 3), jnp.float32)
         assert out.distribution.degrees_of_freedom > 0
     assert base.predicts_distribution(model, (SIZE, SIZE)) == (out.distribution is not None)
-    if out.heatmaps is not None:
-        assert (out.heatmaps.shape[:3], out.heatmaps.shape[-1]) == ((B, T, V), J)
+    for heatmaps in out.heatmaps.values():
+        assert (heatmaps.shape[:3], heatmaps.ndim, heatmaps.dtype) == ((B, T, V), 6, jnp.float32)
     assert all(leaf.shape[:2] == (B, T) for leaf in jax.tree.leaves(out))
 
     # A stream's state has one entry a person and keeps its type, so that it can be scanned over and given away.
@@ -322,7 +322,7 @@ def test_gradients_through_the_objective_are_finite(case):
         frame_valid=frame_valid,
     )
     batch = as_batch(frames, EGOBODY3M)
-    objective = objectives.build(PoseObjectiveConfig())
+    objective = objectives.build(PoseObjectiveConfig(), EGOBODY3M)
 
     def loss(params):
         predictions, updated = case.model.apply(
@@ -349,7 +349,7 @@ def test_the_train_step_takes_every_model(kind, skeleton, helpers):
     optimizer = optim.make_optimizer(optim.OptimizerConfig(encoder_layer_decay=0.8), 10, model.backbone)
     learner = step.Learner(
         model=model,
-        objective=objectives.build(PoseObjectiveConfig()),
+        objective=objectives.build(PoseObjectiveConfig(), skeleton),
         optimizer=optimizer,
         augment=augment.AugmentConfig(),
         config=step.StepConfig(steps=10, accumulation=2),

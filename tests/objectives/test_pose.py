@@ -9,6 +9,7 @@ import scipy.stats
 from epfv2_jax import objectives
 from epfv2_jax.core import config as config_lib
 from epfv2_jax.core import linalg, masks
+from epfv2_jax.geometry.skeleton import EGOBODY3M
 from epfv2_jax.objectives import terms as losses
 from epfv2_jax.objectives.pose import PoseObjectiveConfig
 from epfv2_jax.testing import fakes
@@ -19,14 +20,14 @@ CONFIG = PoseObjectiveConfig()
 
 def objective_value(predictions, batch, progress, config, counts=None):
     """Returns the loss, by `counts` of a whole batch or its own, and (total, count) of every term."""
-    terms = objectives.build(config)(predictions, batch, progress)
+    terms = objectives.build(config, EGOBODY3M)(predictions, batch, progress)
     return step.weighted_sum(terms, counts), {name: (term.total, term.count) for name, term in terms.items()}
 
 
 def counts_of(batch, config=CONFIG):
     """The count of every term; they must not depend on predictions, so these are blank."""
     blank = jax.tree.map(np.zeros_like, fakes.fake_predictions(batch))
-    return {name: term.count for name, term in jax.jit(objectives.build(config))(blank, batch, 0.0).items()}
+    return {name: term.count for name, term in jax.jit(objectives.build(config, EGOBODY3M))(blank, batch, 0.0).items()}
 
 
 pose_loss = jax.jit(objective_value, static_argnums=3)
@@ -234,7 +235,7 @@ def test_every_intermediate_pose_has_its_terms():
 
 def test_a_teachers_uncertainty_is_wanted_where_it_is_used():
     for predicts, weight, wanted in ((True, 0.1, True), (True, 0.0, False), (False, 0.1, False)):
-        objective = objectives.build(PoseObjectiveConfig(distillation_weight=weight))
+        objective = objectives.build(PoseObjectiveConfig(distillation_weight=weight), EGOBODY3M)
         assert objective.uses_teacher_uncertainty(predicts) == wanted
         # What it says is what it does: without the teacher's uncertainty the terms are there, or are not asked for.
         mixed = with_pseudo(fakes.fake_batch(B=2), [True, False])
@@ -253,9 +254,11 @@ def test_every_objective_is_found_by_its_kind_and_is_static_under_jit(kind):
     (one_of,) = objectives.ObjectiveConfig.__metadata__
     config = one_of.convert({"kind": kind}, "objective")
     assert one_of.config_class(kind, "objective")().kind == config.kind == kind
-    assert type(objectives.build(config)) is objectives.OBJECTIVES[kind]
+    assert type(objectives.build(config, EGOBODY3M)) is objectives.OBJECTIVES[kind]
     assert one_of.convert(config_lib.to_mapping(config), "objective") == config
-    assert {objectives.build(config), objectives.build(config)} == {objectives.build(config)}
+    assert {objectives.build(config, EGOBODY3M), objectives.build(config, EGOBODY3M)} == {
+        objectives.build(config, EGOBODY3M)
+    }
 
 
 def test_without_uncertainty_progress_does_not_matter():

@@ -30,7 +30,7 @@ MODEL = models.build(
 PLAIN = models.build(
     dataclasses.replace(MODEL.config, temporal=False, projection_conditioning=False), EGOBODY3M, layouts.EGOBODY3M
 )
-OBJECTIVE = objectives.build(PoseObjectiveConfig())
+OBJECTIVE = objectives.build(PoseObjectiveConfig(), EGOBODY3M)
 AUGMENT = augment.AugmentConfig(brightness=0.0, contrast=0.0, gamma=0.0, blur_px=0.0, view_dropout=0.0)
 OPTIMIZER = optim.make_optimizer(optim.OptimizerConfig(learning_rate=1e-3, warmup_steps=0), 100)
 KEY = jax.random.key(7)

@@ -1,4 +1,4 @@
-"""Imported encoder weights: a directory that training can start from."""
+"""Imported weights: of an encoder, or of a whole model. Training starts from either; the second is a checkpoint too."""
 
 import os
 from collections.abc import Mapping
@@ -8,6 +8,7 @@ import orbax.checkpoint as ocp
 
 import epfv2_jax
 from epfv2_jax.checkpoints import storage
+from epfv2_jax.checkpoints.about import About
 from epfv2_jax.core import checks, files
 
 
@@ -16,19 +17,36 @@ def save_encoder(
 ) -> None:
     """Writes an encoder's variables and `meta` (JSON-ready: where they came from) under its registered `name`.
 
-    On disk everything is written next to `directory` and renamed at the end, so that `directory` is complete or absent.
+    Raises:
+      ValueError: `directory` exists.
+    """
+    _save(directory, "", variables, {"encoder": name, "version": epfv2_jax.__version__, **meta})
+
+
+def save_model(
+    directory: str | os.PathLike, about: About, variables: Mapping[str, Any], meta: Mapping[str, Any]
+) -> None:
+    """Writes a model's variables and `meta` (JSON-ready: where they came from) as the checkpoint of a run.
 
     Raises:
       ValueError: `directory` exists.
     """
+    _save(directory, f"checkpoints/{storage.BEST}/0", variables, {**about.to_meta(), **meta})
+
+
+def _save(directory: str | os.PathLike, inner: str, variables: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
+    """Writes the items `model` and `meta` to the folder `inner` of `directory`.
+
+    On disk everything is written next to `directory` and renamed at the end, so that `directory` is complete or absent.
+    """
     root = files.resolve(directory)
     if root.exists():
         raise ValueError(f"{root}: exists, and nothing is overwritten; give a new directory, or remove this one")
-    meta = {"encoder": name, "version": epfv2_jax.__version__, **meta}
     args = ocp.args.Composite(model=ocp.args.StandardSave(variables), meta=ocp.args.JsonSave(meta))
     root.parent.mkdir(parents=True, exist_ok=True)
     with files.publishing(root) as own:
-        unfinished = files.resolve(own)
+        unfinished = files.resolve(own) / inner
+        unfinished.parent.mkdir(parents=True, exist_ok=True)
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as writer:
             writer.save(unfinished, args=args)
         storage.seal(unfinished, sorted(path.name for path in unfinished.iterdir()))
