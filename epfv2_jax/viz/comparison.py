@@ -59,28 +59,33 @@ def draw_frame(examples: Mapping[str, FrameExample], skeleton: Skeleton, layout:
     """Returns a matplotlib figure of one frame: for each model by name a row of the views, and the pose in space."""
     first = next(iter(examples.values()))
     V, H, W = first.images.shape
-    # Inches, from the top: heading, then the rows.
-    margin, gap, width, label = 0.2, 0.1, 13.0, 0.32
+    # Inches, from the top: heading and view names, then the rows, each with the model's name above.
+    margin, gap, width, head, label = 0.2, 0.1, 13.0, 0.75, 0.3
     cell = (width - 2 * margin - V * gap) / (V + 1)
-    row = label + max(cell * H / W, cell)
-    height = 0.55 + row * len(examples) + margin
+    view = cell * H / W
+    row = label + max(view, cell)
+    height = head + row * len(examples) + margin
     figure = plots.figure(width, height)
-    figure.text(margin / width, 1 - 0.3 / height, where, fontsize=13, weight="bold", color=page.INK, va="center")
+
+    def write(x: float, y: float, words: str, **style: Any) -> None:
+        figure.text(x / width, y / height, words, va="center", **style)
+
+    def place(column: int, top: float, cell_height: float) -> Any:
+        left = margin + column * (cell + gap)
+        return figure.add_axes((left / width, (top - cell_height) / height, cell / width, cell_height / height))
+
+    write(margin, height - 0.27, where, fontsize=13, weight="bold", color=page.INK)
+    for v, name in enumerate(layout.view_names):
+        middle = margin + v * (cell + gap) + cell / 2
+        write(middle, height - 0.62, name.replace("_", " "), fontsize=9, color=page.MUTED, ha="center")
     for i, (name, example) in enumerate(examples.items()):
-        top = height - 0.55 - i * row
-        words = f"{name}: {_error_cm(example):.1f} cm"
-        figure.text(margin / width, (top - 0.16) / height, words, fontsize=11, color=page.INK, va="center")
+        top = height - head - i * row - label
+        write(margin, top + label / 2, f"{name}: {_error_cm(example):.1f} cm", fontsize=11, color=page.INK)
         for v, picture in enumerate(overlays.draw_views(example, skeleton, height_px=300)):
-            left = margin + v * (cell + gap)
-            box = (left, top - label - cell * H / W, cell, cell * H / W)
-            axes = figure.add_axes((box[0] / width, box[1] / height, box[2] / width, box[3] / height))
+            axes = place(v, top, view)
             axes.imshow(picture, aspect="auto")
             axes.axis("off")
-            if i == 0:
-                axes.set_title(layout.view_names[v].replace("_", " "), fontsize=9, color=page.MUTED, pad=3)
-        left = margin + V * (cell + gap)
-        axes = figure.add_axes((left / width, (top - label - cell) / height, cell / width, cell / height))
-        pose3d.draw_pose(axes, example, skeleton, azimuth_deg=25.0)
+        pose3d.draw_pose(place(V, top, cell), example, skeleton, azimuth_deg=25.0)
     return figure
 
 

@@ -45,7 +45,7 @@ MODELS = {
     "one frame": {"temporal": False},
     "window 1, no poses": {"window": 1, "auxiliary_input": False, "projection_conditioning": False},
     "deep, query, half": {"temporal_position": "query", "depth": 2, "dtype": "bfloat16", "encoder": "tiny"},
-    "lstm": {"kind": "lstm", "view_width": 16, "pool": 3, "dtype": "bfloat16"},
+    "lstm": {"kind": "lstm", "view_width": 16, "dtype": "bfloat16"},
 }
 LAYOUTS = {"one frame": TWO_VIEWS}
 # Runs the export command several times in one process: the first call of the tracer takes many seconds.

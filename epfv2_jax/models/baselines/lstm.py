@@ -9,7 +9,6 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from flax import struct
 
@@ -33,7 +32,6 @@ class LSTMConfig:
     # What training changes in the encoder: everything; its weights but not its batch statistics; or nothing (frozen).
     encoder_train: Literal["all", "weights", "none"] = "all"
     drop_path: float = 0.0  # share of images that skip the encoder's deepest block in training; 0 at the first block
-    pool: int = 1  # a view's latent sees the mean features of pool x pool parts of the image; 1: of the whole image
     view_width: int = 128  # of the latent of a view
     width: int = 512  # of the LSTM
     head_width: int = 256  # hidden layer of the head
@@ -51,7 +49,7 @@ class LSTMConfig:
         checks.one_of(ENCODERS, encoder=self.encoder)
         checks.one_of(("all", "weights", "none"), encoder_train=self.encoder_train)
         checks.one_of(("float32", "bfloat16"), dtype=self.dtype, param_dtype=self.param_dtype)
-        checks.at_least(1, pool=self.pool, view_width=self.view_width, width=self.width, head_width=self.head_width)
+        checks.at_least(1, view_width=self.view_width, width=self.width, head_width=self.head_width)
         checks.at_least(1, longest_gap=self.longest_gap)
         checks.above(0, image_std=self.image_std)
         checks.below_one(drop_path=self.drop_path)
@@ -143,7 +141,7 @@ class LSTM(nn.Module):
         )(images[..., None], train and not frozen, frames.view_valid.reshape(-1))[-1]
         if frozen:
             features = jax.lax.stop_gradient(features)
-        pooled = _pool(features.astype(jnp.float32), config.pool).reshape(B, T, V, -1)
+        pooled = features.astype(jnp.float32).mean((1, 2)).reshape(B, T, V, -1)
         param_dtype = dtypes["param_dtype"]
         latent = nn.gelu(nn.Dense(config.view_width, dtype=jnp.float32, param_dtype=param_dtype, name="latent")(pooled))
         return jnp.where(frames.view_valid[..., None], latent, 0.0)
@@ -174,20 +172,3 @@ class _Cell(nn.Module):
         cell = nn.OptimizedLSTMCell(self.width, dtype=jnp.float32, param_dtype=self.param_dtype, name="cell")
         after, seen = cell(before, inputs)
         return tuple(jnp.where(valid[:, None], new, old) for new, old in zip(after, carry, strict=True)), seen
-
-
-def _pool(features: jax.Array, parts: int) -> jax.Array:
-    """Returns the means (N, parts * parts * C) of features (N, h, w, C) over equal parts of the image.
-
-    Where the parts do not divide the cells, neighbouring parts share some.
-    """
-    rows, columns = (jnp.asarray(_part_means(size, parts)) for size in features.shape[1:3])
-    means = jnp.einsum("ph,nhwc,qw->npqc", rows, features, columns, precision=jax.lax.Precision.HIGHEST)
-    return means.reshape(means.shape[0], -1)
-
-
-def _part_means(size: int, parts: int) -> np.ndarray:
-    """Returns the matrix (parts, size) that averages the cells of each part."""
-    part, cell = np.arange(parts)[:, None] * size / parts, np.arange(size)[None]
-    inside = (cell + 1 > part) & (cell < part + size / parts)
-    return (inside / inside.sum(1, keepdims=True)).astype(np.float32)

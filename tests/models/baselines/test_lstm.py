@@ -1,4 +1,4 @@
-"""The LSTM baseline beyond what holds for every model: dropped frames, the headset's pose, pooling, learning."""
+"""The LSTM baseline beyond what holds for every model: dropped frames, the headset's pose, learning."""
 
 import functools
 
@@ -9,7 +9,6 @@ import optax
 import pytest
 
 from epfv2_jax.geometry.skeleton import EGOBODY3M
-from epfv2_jax.models.baselines import lstm
 from epfv2_jax.models.baselines.lstm import LSTM, LSTMConfig
 from epfv2_jax.testing import fakes
 
@@ -70,15 +69,6 @@ def test_a_pose_before_the_clip_tells_the_first_motion(frames, helpers):
     np.testing.assert_allclose(joints(none), joints(rest), atol=1e-6)
     known = rest.replace(T_world_before=frames.T_world_headset[:, 0])
     assert np.abs(joints(known) - joints(none))[:, 0].max() > 1e-4
-
-
-@pytest.mark.parametrize(("size", "parts"), [((6, 4), 2), ((7, 5), 3), ((3, 3), 1), ((1, 1), 2)])
-def test_pooling_averages_equal_parts(size, parts):
-    features = np.random.default_rng(0).normal(size=(3, *size, 2)).astype(np.float32)
-    pooled = np.asarray(lstm._pool(jnp.asarray(features), parts)).reshape(3, parts, parts, 2)
-    for i, j in np.ndindex(parts, parts):
-        rows, columns = (slice(i * n // parts, -(-(i + 1) * n // parts)) for i, n in zip((i, j), size, strict=True))
-        np.testing.assert_allclose(pooled[:, i, j], features[:, rows, columns].mean((1, 2)), atol=1e-6)
 
 
 def test_it_learns_eight_frames_by_heart(frames):
