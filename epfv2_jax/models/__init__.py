@@ -7,8 +7,8 @@ from epfv2_jax.geometry.layout import RigLayout
 from epfv2_jax.geometry.skeleton import Skeleton
 from epfv2_jax.models.base import PoseModel
 from epfv2_jax.models.baselines.egoposeformer_v1.model import EPFv1
-from epfv2_jax.models.baselines.unrealego.model import UnrealEgo
 from epfv2_jax.models.baselines.lstm import LSTM
+from epfv2_jax.models.baselines.unrealego.model import UnrealEgo
 from epfv2_jax.models.epfv2.model import EPFv2
 
 #: By the `kind` of their configuration; a configuration without a kind is EPFv2's.
