@@ -12,6 +12,7 @@ import numpy as np
 from epfv2_jax.data import images
 from epfv2_jax.data.conversion.config import ConversionConfig
 from epfv2_jax.data.records import FrameRun
+from epfv2_jax.geometry.cameras import Model
 from epfv2_jax.geometry.layout import RigLayout
 from epfv2_jax.geometry.skeleton import Skeleton
 
@@ -29,7 +30,7 @@ class Reader(Protocol):
 
     skeleton: Skeleton  # of all sequences; gives J
     layout: RigLayout  # of all sequences; gives V
-    camera_model: str  # "fisheye" or "pinhole", as in `geometry.cameras.Camera`
+    camera_model: Model  # of all cameras
 
     def find_sequences(self, source_dir: str | os.PathLike) -> Sequence[SourceSequence]:
         """Returns all sequences below a folder, always in the same order.
