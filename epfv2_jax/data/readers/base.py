@@ -12,6 +12,7 @@ import numpy as np
 from epfv2_jax.data import images
 from epfv2_jax.data.conversion.config import ConversionConfig
 from epfv2_jax.data.records import FrameRun
+from epfv2_jax.geometry.cameras import Model
 from epfv2_jax.geometry.layout import RigLayout
 from epfv2_jax.geometry.skeleton import Skeleton
 
@@ -21,7 +22,7 @@ class SourceSequence(Protocol):
 
     sequence: str  # its name, plain enough for a file
     split: str  # the folder of its records
-    paths: tuple[pathlib.Path, ...]  # its files; when the size of one changes, the sequence is converted again
+    paths: tuple[pathlib.Path, ...]  # its files, or folders of such; when one changes, the sequence is converted again
 
 
 #: Folder names of the splits.
@@ -36,7 +37,7 @@ class Reader(Protocol):
 
     skeleton: Skeleton  # of all sequences; gives J
     layout: RigLayout  # of all sequences; gives V
-    camera_model: str  # as in `geometry.cameras.Camera`
+    camera_model: Model  # of all cameras
 
     def __init__(self, source_dir: str | os.PathLike):
         """Takes the folder."""
