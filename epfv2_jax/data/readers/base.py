@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
+from epfv2_jax.core.findings import Finding
 from epfv2_jax.data import images
 from epfv2_jax.data.conversion.config import ConversionConfig
 from epfv2_jax.data.records import FrameRun
@@ -101,6 +102,7 @@ class ReadReport:
     quarantined_frames: list[QuarantinedFrame] = dataclasses.field(default_factory=list)
     bad_views: list[BadView] = dataclasses.field(default_factory=list)
     calibration: list[CameraReport] = dataclasses.field(default_factory=list)
+    findings: list[Finding] = dataclasses.field(default_factory=list)  # of the source's files
 
 
 def split_runs(frame_index: np.ndarray, max_frames: int) -> list[slice]:
