@@ -17,6 +17,7 @@ import zipfile
 from collections.abc import Callable
 from typing import Any
 
+import calibration_files
 import fuzzing
 import jax
 import numpy as np
@@ -33,6 +34,7 @@ from epfv2_jax.checkpoints import About
 from epfv2_jax.core import config as config_lib
 from epfv2_jax.core import files, overrides
 from epfv2_jax.data import images, labels, records, rig
+from epfv2_jax.data.calibration import formats
 from epfv2_jax.data.conversion import convert as conversion
 from epfv2_jax.data.conversion import report as report_lib
 from epfv2_jax.data.mocap import loading
@@ -412,6 +414,16 @@ def read_overrides(path: pathlib.Path) -> Any:
     return config_lib.from_mapping(ExperimentConfig, overrides.apply_overrides(ExperimentConfig, quickstart(), pairs))
 
 
+def calibration(name: str) -> Reader:
+    """The reader of a kind of calibration file."""
+    content, file, *_ = calibration_files.FILES[name]
+
+    def make(folder: pathlib.Path) -> pathlib.Path:
+        return pathlib.Path(calibration_files.write(folder, content, file))
+
+    return Reader(make, lambda path: formats.describe(formats.read(path)))
+
+
 def plain(data: Callable[[], bytes]) -> Callable[[pathlib.Path], pathlib.Path]:
     """A maker of a file with these bytes."""
 
@@ -471,6 +483,13 @@ READERS: dict[str, Reader] = {
     "BVH": Reader(make_bvh, read_motion),
     "ASF": Reader(make_amc, read_motion, damaged="01.asf", named="01"),
     "AMC": Reader(make_amc, read_motion),
+    **{
+        f"calibration, {name}": calibration(name)
+        for name in (
+            *("kalibr radtan", "euroc", "basalt kb4", "meta", "aria online", "opencv yaml", "opencv xml"),
+            *("ros plumb_bob", "colmap opencv", "ocam text", "ocam json"),
+        )
+    },
     "configuration": Reader(plain(configuration), read_configuration, named="file"),
     "overrides": Reader(plain(lambda: OVERRIDES), read_overrides, named="config"),
 }

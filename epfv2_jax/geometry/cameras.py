@@ -270,7 +270,8 @@ def _build(model: str, given: Mapping[str, Any], num_radial: int, dtype) -> Came
     for name, array in arrays.items():
         if array.ndim == 0 or array.shape[-1] not in widths[name]:
             raise ValueError(f"camera {name}: expected {widths[name][0]} numbers, got shape {array.shape}")
-        checks.finite(f"camera {name}", array, f"got {array.tolist()}")
+        with np.errstate(over="ignore"):
+            checks.finite(f"camera {name}", array.astype(dtype), f"got {array.tolist()}")
     for name in ("focal_px", "size_px"):
         for number in arrays[name].ravel():
             checks.above(0, **{f"camera {name}": number})

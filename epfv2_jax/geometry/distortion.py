@@ -15,7 +15,7 @@ _NEWTON_STEPS = 8
 _ANGLE_STEPS = 24
 _TINY = 1e-12  # in the place of a smaller determinant
 # Grid on which the rational map must be one-to-one.
-_LIMIT_ANGLES, _LIMIT_DIRECTIONS = 3000, 64
+_LIMIT_ANGLES, _LIMIT_DIRECTIONS = 2000, 32
 
 
 def fisheye_turning_angle(radial: np.ndarray) -> np.ndarray:
@@ -33,7 +33,7 @@ def fisheye_turning_angle(radial: np.ndarray) -> np.ndarray:
 
 
 def rational_turning_angle(radial: np.ndarray, tangential: np.ndarray, thin_prism: np.ndarray) -> np.ndarray:
-    """Returns the angle (...,) in radians up to which the rational map is one-to-one, to 6e-4 rad; host arrays.
+    """Returns the angle (...,) in radians up to which the rational map is one-to-one, to 8e-4 rad; host arrays.
 
     Up to there, on a grid, its denominator and the determinant of its derivative are positive.
     """

@@ -369,6 +369,7 @@ def test_stack_refuses_mixed_models():
         (dict(focal_px=(0.0, 1.0)), "camera focal_px: must be above 0, got 0.0"),
         (dict(k=K[:4]), "camera k: expected 6"),
         (dict(p=(np.nan, 0.0)), r"camera p: holds values that are not finite; got \[nan, 0.0\]"),
+        (dict(center_px=(1e308, 0.0)), "camera center_px: holds values that are not finite"),
         (dict(size_px=(-1, 5)), "camera size_px: must be above 0, got -1.0"),
     ],
 )

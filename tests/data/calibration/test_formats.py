@@ -93,7 +93,7 @@ def test_projects_as_opencv(name, tmp_path):
     matrix = np.array([[given[0][0], 0, C[0]], [0, given[0][1], C[1]], [0, 0, 1]])
     project = cv2.fisheye.projectPoints if "equidistant" in name else cv2.projectPoints
     expected, _ = project(points[:, None], np.zeros(3), np.zeros(3), matrix, np.array(given[1]))
-    uv, _ = cameras.project(camera, points.astype(np.float32))
+    uv, _ = jax.jit(cameras.project)(camera, points.astype(np.float32))
     assert np.abs(uv - expected[:, 0])[inside(expected[:, 0])].max() < 1e-3
 
 

@@ -37,7 +37,6 @@ FORMATS: dict[str, ModuleType] = {
 
 _MAX_BYTES = 1 << 20
 _MAX_FILE_BYTES = 1 << 28  # of a file of many lines, of which the first is read
-_MAX_CAMERAS = 64
 _PLAIN_LINE = re.compile(r"[\s\d.eE+-]+|\d+\s+[A-Z][A-Z_]+\s+\d+\s+\d+(\s.*)?")
 
 
@@ -65,7 +64,6 @@ def read(path: str | os.PathLike) -> tuple[CalibratedCamera, ...]:
         if not found:
             raise ValueError(f"this is no calibration file of a known format: {', '.join(FORMATS)}")
         cameras = found[0].read(document)
-        checks.within(1, _MAX_CAMERAS, **{"number of cameras": len(cameras)})
         names = [camera.name for camera in cameras]
         checks.equal("number of different names of cameras", len(set(names)), len(names))
         for camera in cameras:

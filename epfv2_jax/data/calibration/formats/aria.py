@@ -9,7 +9,15 @@ from typing import Any
 
 from epfv2_jax.core import checks
 from epfv2_jax.data.calibration.formats import lenses
-from epfv2_jax.data.calibration.formats.base import CalibratedCamera, Document, image_size, known_fields, numbers, pose
+from epfv2_jax.data.calibration.formats.base import (
+    CalibratedCamera,
+    Document,
+    check_count,
+    image_size,
+    known_fields,
+    numbers,
+    pose,
+)
 
 _FISHEYE = (*(f"k{k}" for k in range(1, 7)), "p1", "p2", "s1", "s2", "s3", "s4")
 _PARAMETERS = {
@@ -70,6 +78,7 @@ def read(document: Document) -> list[CalibratedCamera]:
     file = known_fields(_File, document.content, "")
     if file.ImageSizes:
         checks.equal("ImageSizes, number", len(file.ImageSizes), len(file.CameraCalibrations))
+    check_count(file.CameraCalibrations)
     cameras = []
     for i, content in enumerate(file.CameraCalibrations):
         where = f"CameraCalibrations[{i}]"

@@ -5,7 +5,14 @@ from typing import Any
 
 from epfv2_jax.core import checks
 from epfv2_jax.data.calibration.formats import lenses
-from epfv2_jax.data.calibration.formats.base import CalibratedCamera, Document, image_size, known_fields, pose
+from epfv2_jax.data.calibration.formats.base import (
+    CalibratedCamera,
+    Document,
+    check_count,
+    image_size,
+    known_fields,
+    pose,
+)
 from epfv2_jax.data.calibration.formats.lenses import Lens
 
 _FISHEYE = ("k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2", "s1", "s2", "s3", "s4")
@@ -59,6 +66,7 @@ def read(document: Document) -> list[CalibratedCamera]:
     for name in ("intrinsics", "resolution"):
         given = len(getattr(calibration, name))
         checks.equal(f"value0.{name}, number of cameras", given, len(calibration.T_imu_cam))
+    check_count(calibration.T_imu_cam)
     cameras = []
     for i, (T, lens, size) in enumerate(
         zip(calibration.T_imu_cam, calibration.intrinsics, calibration.resolution, strict=True)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,6 +16,7 @@ from epfv2_jax.geometry.cameras import Camera
 T = TypeVar("T")
 Row = tuple[float, float, float, float]
 
+_MAX_CAMERAS = 64
 _MAX_SIZE = 100_000  # pixels of a side of an image
 
 
@@ -53,6 +54,11 @@ def known_fields(cls: type[T], content: Any, path: str) -> T:
     checks.instance(path or "content", content, Mapping, "a mapping")
     names = {field.name for field in dataclasses.fields(cls)}
     return config_lib.from_mapping(cls, {key: value for key, value in content.items() if key in names}, path)
+
+
+def check_count(cameras: Sized) -> None:
+    """Raises ValueError unless a file has as many cameras as a headset may have."""
+    checks.within(1, _MAX_CAMERAS, **{"number of cameras": len(cameras)})
 
 
 def image_size(width: int, height: int, path: str) -> tuple[int, int]:

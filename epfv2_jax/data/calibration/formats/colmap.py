@@ -6,7 +6,7 @@ import numpy as np
 
 from epfv2_jax.core import checks
 from epfv2_jax.data.calibration.formats import lenses
-from epfv2_jax.data.calibration.formats.base import CalibratedCamera, Document, image_size, numbers
+from epfv2_jax.data.calibration.formats.base import CalibratedCamera, Document, check_count, image_size, numbers
 from epfv2_jax.data.calibration.formats.lenses import Lens
 
 _LINE = re.compile(r"\d+\s+[A-Z][A-Z_]+\s+\d+\s+\d+\s")
@@ -35,6 +35,7 @@ def recognises(document: Document) -> bool:
 
 def read(document: Document) -> list[CalibratedCamera]:
     """Returns the cameras, named cam and their number."""
+    check_count(document.content)
     cameras = []
     for line in document.content:
         words = line.split()

@@ -11,6 +11,7 @@ from epfv2_jax.data.calibration.formats.base import (
     CalibratedCamera,
     Document,
     Row,
+    check_count,
     image_size,
     inverse,
     known_fields,
@@ -81,6 +82,7 @@ def recognises(document: Document) -> bool:
 def read(document: Document) -> list[CalibratedCamera]:
     """Returns the cameras; the body is the IMU, or cam0 where no camera has T_cam_imu."""
     names = sorted((key for key in document.has if isinstance(key, str) and _CAMERA.fullmatch(key)), key=_number)
+    check_count(names)
     fields = [known_fields(_Camera, document.content[name], name) for name in names]
     with_imu = any(camera.T_cam_imu is not None for camera in fields)
     T_body_cam = None if with_imu else np.eye(4)

@@ -10,6 +10,7 @@ from epfv2_jax.data.calibration.formats import lenses
 from epfv2_jax.data.calibration.formats.base import (
     CalibratedCamera,
     Document,
+    check_count,
     image_size,
     known_fields,
     numbers,
@@ -44,8 +45,10 @@ def recognises(document: Document) -> bool:
 
 def read(document: Document) -> list[CalibratedCamera]:
     """Returns the cameras, named cam and their Id."""
+    listed = known_fields(_File, document.content, "").CameraCalibration
+    check_count(listed)
     cameras = []
-    for i, content in enumerate(known_fields(_File, document.content, "").CameraCalibration):
+    for i, content in enumerate(listed):
         where = f"CameraCalibration[{i}]"
         camera = known_fields(_Camera, content, where)
         projection = known_fields(_Model, camera.Projection, f"{where}.Projection")
