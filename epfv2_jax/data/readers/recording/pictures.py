@@ -99,8 +99,9 @@ def _decode(path: pathlib.Path) -> Iterator[np.ndarray]:
     command += ["-fps_mode", "passthrough", "-pix_fmt", "gray", "-c:v", "pgm", "-f", "image2pipe", "-"]
     with tempfile.TemporaryFile() as log, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log) as ffmpeg:
         try:
-            while (image := _read_pgm(ffmpeg.stdout)) is not None:
-                yield image
+            with checks.naming(os.fspath(path)):
+                while (image := _read_pgm(ffmpeg.stdout)) is not None:
+                    yield image
         finally:
             ffmpeg.kill()
         log.seek(0)
@@ -113,6 +114,7 @@ def _read_pgm(stream: BinaryIO) -> np.ndarray | None:
     if not stream.readline():
         return None
     width, height = map(int, stream.readline().split())
+    checks.within(1, images.MAX_PIXELS, **{f"pixels of a frame ({width}x{height})": width * height})
     stream.readline()  # the largest grey value
     data = stream.read(width * height)
     return np.frombuffer(data, np.uint8).reshape(height, width) if len(data) == width * height else None
