@@ -9,9 +9,11 @@ from typing import Protocol
 
 import numpy as np
 
+from epfv2_jax.core.findings import Finding
 from epfv2_jax.data import images
 from epfv2_jax.data.conversion.config import ConversionConfig
 from epfv2_jax.data.records import FrameRun
+from epfv2_jax.geometry.cameras import Model
 from epfv2_jax.geometry.layout import RigLayout
 from epfv2_jax.geometry.skeleton import Skeleton
 
@@ -21,18 +23,28 @@ class SourceSequence(Protocol):
 
     sequence: str  # its name, plain enough for a file
     split: str  # the folder of its records
-    paths: tuple[pathlib.Path, ...]  # its files; when the size of one changes, the sequence is converted again
+    paths: tuple[pathlib.Path, ...]  # its files, or folders of such; when one changes, the sequence is converted again
+
+
+#: Folder names of the splits.
+SPLITS: tuple[str, ...] = ("train", "validation", "test")
 
 
 class Reader(Protocol):
-    """Turns raw data into runs of frames. It must be picklable, to be sent to the workers of a conversion."""
+    """Turns the raw data below a folder into runs of frames.
+
+    It must be picklable, to be sent to the workers of a conversion.
+    """
 
     skeleton: Skeleton  # of all sequences; gives J
     layout: RigLayout  # of all sequences; gives V
-    camera_model: str  # "fisheye" or "pinhole", as in `geometry.cameras.Camera`
+    camera_model: Model  # of all cameras
 
-    def find_sequences(self, source_dir: str | os.PathLike) -> Sequence[SourceSequence]:
-        """Returns all sequences below a folder, always in the same order.
+    def __init__(self, source_dir: str | os.PathLike):
+        """Takes the folder."""
+
+    def find_sequences(self) -> Sequence[SourceSequence]:
+        """Returns all sequences, always in the same order.
 
         Raises:
           ValueError: there are none.
@@ -77,7 +89,8 @@ class CameraReport:
     held_out_rms_px: float | None
     angle_range_deg: tuple[float, float] | None
     num_points: int
-    visible_share: float  # of all joints of all frames: how many the camera's image holds, occluded or not
+    # Of all joints of all frames: how many the camera's image holds, occluded or not; None where that was not counted.
+    visible_share: float | None
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -90,6 +103,7 @@ class ReadReport:
     quarantined_frames: list[QuarantinedFrame] = dataclasses.field(default_factory=list)
     bad_views: list[BadView] = dataclasses.field(default_factory=list)
     calibration: list[CameraReport] = dataclasses.field(default_factory=list)
+    findings: list[Finding] = dataclasses.field(default_factory=list)  # of the source's files
 
 
 def split_runs(frame_index: np.ndarray, max_frames: int) -> list[slice]:
