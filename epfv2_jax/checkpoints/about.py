@@ -8,6 +8,7 @@ import epfv2_jax
 from epfv2_jax import models
 from epfv2_jax.core import checks
 from epfv2_jax.core import config as config_lib
+from epfv2_jax.geometry.cameras import Model
 from epfv2_jax.geometry.layout import RigLayout
 from epfv2_jax.geometry.skeleton import Skeleton
 
@@ -27,6 +28,7 @@ class About:
     skeleton: Skeleton  # of the records
     layout: RigLayout
     image_size_hw: tuple[int, int]
+    camera_model: Model = "fisheye"  # the lens model of all cameras; checkpoints of old state none
 
     def __post_init__(self):
         checks.at_least(1, **{f"image_size_hw[{i}]": size for i, size in enumerate(self.image_size_hw)})
@@ -53,6 +55,7 @@ class About:
             "skeleton": config_lib.to_mapping(self.skeleton),
             "layout": config_lib.to_mapping(self.layout),
             "image_size_hw": list(self.image_size_hw),
+            "camera_model": self.camera_model,
         }
 
     @classmethod

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import onnx
 
+from epfv2_jax.checkpoints import About, Trained
 from epfv2_jax.core import checks, files
 from epfv2_jax.data.records import Records
 from epfv2_jax.deploy import golden as golden_lib
@@ -51,11 +52,9 @@ def exporter_of(model: PoseModel) -> Exporter:
 
 
 def export(
-    model: PoseModel,
-    variables: Any,
+    trained: Trained,
     path: str | os.PathLike,
     *,
-    image_size_hw: tuple[int, int],
     batch: int = 1,
     precision: str = "fp32",
     records: Records | None = None,
@@ -64,10 +63,9 @@ def export(
     """Writes the graph of one frame's step at `path`, with its golden sequence beside it, and returns its measures.
 
     Args:
-      model: the model; its streams compute in float32 here, whatever its configuration says.
-      variables: its parameters and batch statistics.
+      trained: the model, for the image size and the lens model of the data that it was trained on; its streams compute
+        in float32 here, whatever its configuration says.
       path: of the ONNX file; nothing is written there unless the graph passes every gate.
-      image_size_hw: (height, width) of the images.
       batch: streams that one call advances, B.
       precision: of the encoder: "fp32", "fp16", or "int8" with quantisation in the graph (QDQ). Everything after the
         encoder stays float32, inputs and outputs too.
@@ -80,22 +78,26 @@ def export(
     path = files.on_disk(path, "export there, then copy both files")
     checks.at_least(1, batch=batch, recorded_frames=recorded_frames)
     checks.one_of(TOLERANCE_M, precision=precision)
-    _check_records(records, model, image_size_hw, precision)
+    model, about = trained.model, trained.about
+    _check_records(records, model, about, precision)
     if not path.parent.is_dir():
         raise ValueError(f"{path.parent}: no such directory to write {path.name} to")
     exporter = exporter_of(model)
-    variables = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), variables)
-    inputs = step_lib.inputs_of(exporter, image_size_hw, batch)
-    step = step_lib.frame_step(exporter, variables, inputs)
+    variables = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), trained.variables)
+    inputs = step_lib.inputs_of(exporter, about.image_size_hw, batch)
+    step = step_lib.frame_step(exporter, variables, inputs, about.camera_model)
 
     # All that JAX computes comes before jax2onnx is imported and replaces parts of JAX.
     if records is None:
-        sequence = sequences.random_sequence(golden_lib.NUM_FRAMES, model.layout.num_views, image_size_hw, batch)
+        views = model.layout.num_views
+        sequence = sequences.random_sequence(
+            golden_lib.NUM_FRAMES, views, about.image_size_hw, batch, camera_model=about.camera_model
+        )
     else:
         sequence = next(sequences.recorded_sequences(records, batch, golden_lib.NUM_FRAMES))
     golden = step_lib.golden_of(step, inputs, sequences.with_losses(sequence), TOLERANCE_M[precision])
     outputs = step_lib.outputs_of(step, inputs)
-    described = metadata.describe(exporter, variables, image_size_hw, inputs, outputs, precision)
+    described = metadata.describe(exporter, variables, about, inputs, outputs, precision)
 
     def recorded() -> Iterator[FrameSequence]:
         return sequences.recorded_sequences(records, batch, _RECORDED_FRAMES, total=recorded_frames)
@@ -108,15 +110,18 @@ def export(
     return publish.publish(path, converted, golden, full, recorded)
 
 
-def _check_records(records: Records | None, model: PoseModel, image_size_hw: tuple[int, int], precision: str) -> None:
+def _check_records(records: Records | None, model: PoseModel, about: About, precision: str) -> None:
     if records is None and precision == "int8":
         raise ValueError("precision int8 is calibrated on recorded frames: give a directory of records")
-    num_views = model.layout.num_views
-    if records is not None and (records.image_size_hw, records.num_views) != (image_size_hw, num_views):
+    num_views, size = model.layout.num_views, about.image_size_hw
+    if records is None:
+        return
+    if (records.image_size_hw, records.num_views) != (size, num_views):
         raise ValueError(
             f"{records.directory}: {records.num_views} views of {records.image_size_hw} pixels, the model takes "
-            f"{num_views} of {image_size_hw}; convert the data for this model"
+            f"{num_views} of {size}; convert the data for this model"
         )
+    checks.equal(f"{records.directory}: lens model", records.camera_model, about.camera_model, "as in training")
 
 
 def _graphs(

@@ -12,6 +12,7 @@ import onnx
 
 import epfv2_jax
 from epfv2_jax import structs
+from epfv2_jax.checkpoints import About
 from epfv2_jax.core import config as config_lib
 from epfv2_jax.deploy import session, trace
 from epfv2_jax.deploy.signature import Tensor
@@ -22,12 +23,12 @@ from epfv2_jax.models import base
 def describe(
     exporter: Exporter,
     variables: Any,
-    image_size_hw: tuple[int, int],
+    about: About,
     inputs: Sequence[Tensor],
     outputs: Sequence[Tensor],
     precision: str,
 ) -> dict[str, Any]:
-    """Returns the metadata of a graph; JSON-ready."""
+    """Returns the metadata of a graph for the images and cameras of `about`; JSON-ready."""
     model = exporter.model
     skeleton = model.skeleton
     return {
@@ -42,7 +43,7 @@ def describe(
         "joint_names": skeleton.joint_names,
         "parents": skeleton.parents,
         "joint_groups": skeleton.metric_groups,
-        "degrees_of_freedom": _degrees_of_freedom(exporter, image_size_hw),
+        "degrees_of_freedom": _degrees_of_freedom(exporter, about.image_size_hw),
         "units": {"length": "metre", "angle": "radian", "time": "frame time of the training data"},
         "axes": {
             "world": "y up, floor near y = 0",
@@ -50,9 +51,9 @@ def describe(
             "camera": "+x right, +y down, +z along the optical axis of the upright image",
             "T_a_b": "4x4 matrix that maps column vectors of coordinates in b to coordinates in a",
         },
-        "camera_model": "fisheye",
+        "camera_model": about.camera_model,
         "camera_order": model.layout.view_names,
-        "image_size_hw": image_size_hw,
+        "image_size_hw": about.image_size_hw,
         **exporter.metadata(),
         "inputs": [dataclasses.asdict(tensor) for tensor in inputs],
         "outputs": [dataclasses.asdict(tensor) for tensor in outputs],

@@ -8,7 +8,8 @@ import numpy as np
 from epfv2_jax.core import checks
 from epfv2_jax.data import records as records_lib
 from epfv2_jax.data import rig as rig_lib
-from epfv2_jax.geometry import layout
+from epfv2_jax.geometry import cameras, layout
+from epfv2_jax.geometry.cameras import Model
 from epfv2_jax.structs import Rig
 
 #: The inputs that describe the headset's cameras, the same for all frames of a stream.
@@ -35,11 +36,16 @@ class FrameSequence:
 
 
 def random_sequence(
-    num_frames: int, num_views: int, image_size_hw: tuple[int, int], batch: int, seed: int = 0
+    num_frames: int,
+    num_views: int,
+    image_size_hw: tuple[int, int],
+    batch: int,
+    seed: int = 0,
+    camera_model: Model = "fisheye",
 ) -> FrameSequence:
     """Returns images of drifting blobs and noise, poses of a walk, and the measured EgoBody3M headset's cameras.
 
-    Beyond four views, the cameras repeat.
+    Beyond four views, the cameras repeat. Lenses of another model have their focal lengths and optical centres.
     """
     rng = np.random.default_rng(seed)
     F, B, V, (H, W) = num_frames, batch, num_views, image_size_hw
@@ -55,7 +61,7 @@ def random_sequence(
         for i, (coordinate, n) in enumerate(((y, H), (x, W)))
     ]
     images = 120 + 70 * waves[0] * waves[1] + rng.normal(0, 20, (F, B, V, H, W))
-    rig = rig_lib.upright(rig_lib.default_rig(), layout.EGOBODY3M, image_size_hw)
+    rig = _with_lenses(rig_lib.upright(rig_lib.default_rig(), layout.EGOBODY3M, image_size_hw), camera_model)
     order = np.arange(V) % layout.EGOBODY3M.num_views
     return FrameSequence(
         frames={
@@ -64,7 +70,7 @@ def random_sequence(
             "view_valid": np.ones((F, B, V), bool),
             "frame_gap": np.ones((F, B), np.int32),
         },
-        calibration={name: np.stack([value[order]] * B) for name, value in calibration_of(rig).items()},
+        calibration={name: np.stack([value[order]] * B) for name, value in calibration_of(rig, camera_model).items()},
     )
 
 
@@ -98,7 +104,10 @@ def recorded_sequences(
                     [records_lib.frame_gaps(run.time_s[:F], records.frame_s) for run in runs], axis=1
                 ),
             },
-            calibration={name: np.stack([calibration_of(run.rig)[name] for run in runs]) for name in CALIBRATION},
+            calibration={
+                name: np.stack([calibration_of(run.rig, records.camera_model)[name] for run in runs])
+                for name in CALIBRATION
+            },
             joints_world_m=np.stack([run.joints_world_m[:F] for run in runs], axis=1),
             joint_valid=np.stack([run.joint_valid[:F] for run in runs], axis=1),
         )
@@ -113,15 +122,23 @@ def with_losses(sequence: FrameSequence) -> FrameSequence:
     return dataclasses.replace(sequence, frames={**sequence.frames, "view_valid": view_valid, "frame_gap": frame_gap})
 
 
-def calibration_of(rig: Rig) -> dict[str, np.ndarray]:
-    """Returns the inputs that describe a rig of fisheye cameras, by name, float32.
+def calibration_of(rig: Rig, camera_model: Model = "fisheye") -> dict[str, np.ndarray]:
+    """Returns the inputs that describe a rig, by name, float32.
 
     Raises:
-      ValueError: the cameras have another lens model than the graph, which projects with the fisheye model.
+      ValueError: the cameras have another lens model than the graph, which projects with `camera_model`.
     """
-    checks.one_of(("fisheye",), **{"camera model of an exported graph": rig.cameras.model})
+    checks.equal("lens model of the rig, beside the graph's", rig.cameras.model, camera_model, "export a graph for it")
     lens = {name: getattr(rig.cameras, name) for name in CALIBRATION[:-1]}
     return {k: np.asarray(v, np.float32) for k, v in {**lens, "T_cam_headset": rig.T_cam_headset}.items()}
+
+
+def _with_lenses(rig: Rig, camera_model: Model) -> Rig:
+    given = {name: getattr(rig.cameras, name) for name in ("focal_px", "center_px", "size_px")}
+    if camera_model == "rational":  # coefficients as of a headset's wide cameras
+        k, p = (0.42, 0.21, 0.012, 0.74, 0.33, 0.046), (-3e-4, 4e-4)
+        return rig.replace(cameras=cameras.rational(**given, k=k, p=p, s=()))
+    return rig.replace(cameras=cameras.pinhole(**given)) if camera_model == "pinhole" else rig
 
 
 def _about(axis: int, angle_rad: np.ndarray) -> np.ndarray:

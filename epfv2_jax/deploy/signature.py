@@ -9,7 +9,7 @@ import numpy as np
 
 from epfv2_jax.deploy.sequences import CALIBRATION
 from epfv2_jax.geometry import transforms
-from epfv2_jax.geometry.cameras import Camera
+from epfv2_jax.geometry.cameras import Camera, Model
 from epfv2_jax.structs import Frames, Predictions, Rig
 
 #: What each output holds that is not state.
@@ -49,7 +49,7 @@ def frame_inputs(num_views: int, image_size_hw: tuple[int, int], batch: int) -> 
         Tensor(name="frame_gap", shape=(B,), dtype="int32", meaning="frame times since the previous frame, usually 1"),
         Tensor(name="focal_px", shape=(B, V, 2), dtype="float32", meaning="fx, fy, pixels"),
         Tensor(name="center_px", shape=(B, V, 2), dtype="float32", meaning="cx, cy, pixels; a pixel's centre is whole"),
-        Tensor(name="radial", shape=(B, V, 6), dtype="float32", meaning="k1 ... k6 of the FISHEYE624 model"),
+        Tensor(name="radial", shape=(B, V, 6), dtype="float32", meaning="k1 ... k6 of the lens model"),
         Tensor(name="tangential", shape=(B, V, 2), dtype="float32", meaning="p1, p2"),
         Tensor(name="thin_prism", shape=(B, V, 4), dtype="float32", meaning="s1 ... s4; zeros where there are none"),
         Tensor(
@@ -59,14 +59,14 @@ def frame_inputs(num_views: int, image_size_hw: tuple[int, int], batch: int) -> 
     )
 
 
-def frames_of(given: Mapping[str, jax.Array]) -> Frames:
+def frames_of(given: Mapping[str, jax.Array], camera_model: Model = "fisheye") -> Frames:
     """Returns chunks of one frame, T = 1, from the inputs of the graph by name."""
     B, V, H, W = given["images"].shape
     lens = {name: given[name] for name in CALIBRATION[:-1]}
     size_px = jnp.broadcast_to(jnp.asarray([W, H], jnp.float32), (B, V, 2))
     return Frames(
         images=given["images"][:, None],
-        rig=Rig(cameras=Camera(size_px=size_px, **lens), T_cam_headset=given["T_cam_headset"]),
+        rig=Rig(cameras=Camera(size_px=size_px, model=camera_model, **lens), T_cam_headset=given["T_cam_headset"]),
         T_world_headset=given["T_world_headset"][:, None],
         view_valid=given["view_valid"][:, None],
         frame_valid=jnp.ones((B, 1), bool),

@@ -11,6 +11,7 @@ from epfv2_jax.deploy.golden import Golden
 from epfv2_jax.deploy.sequences import FrameSequence
 from epfv2_jax.deploy.session import NEXT
 from epfv2_jax.deploy.signature import Tensor
+from epfv2_jax.geometry.cameras import Model
 from epfv2_jax.models.base import PoseModel
 
 #: Arrays in the order of the graph's inputs -> outputs by name, the next state among them.
@@ -41,12 +42,12 @@ def inputs_of(exporter: Exporter, image_size_hw: tuple[int, int], batch: int) ->
     return (*signature.frame_inputs(num_views, image_size_hw, batch), *exporter.state_tensors(batch))
 
 
-def frame_step(exporter: Exporter, variables: Any, inputs: Sequence[Tensor]) -> Step:
-    """Returns the step of one frame. It calls the model's own `step`."""
+def frame_step(exporter: Exporter, variables: Any, inputs: Sequence[Tensor], camera_model: Model) -> Step:
+    """Returns the step of one frame, for cameras of a lens model. It calls the model's own `step`."""
 
     def step(*arrays: jax.Array) -> dict[str, jax.Array]:
         given = {tensor.name: array for tensor, array in zip(inputs, arrays, strict=True)}
-        frames = signature.frames_of(given)
+        frames = signature.frames_of(given, camera_model)
         state = exporter.read_state(given, given["images"].shape[0])
         predictions, state = exporter.model.apply(variables, frames, state, method="step")
         outputs = signature.outputs_of(predictions, given["T_world_headset"])

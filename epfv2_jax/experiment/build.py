@@ -145,6 +145,7 @@ def open_checkpoints(config: ExperimentConfig, training: records.Records) -> che
         skeleton=training.skeleton,
         layout=training.layout,
         image_size_hw=training.image_size_hw,
+        camera_model=training.camera_model,
     )
     return checkpoints.CheckpointWriter(config.checkpoint_dir, about, changeable=CHANGEABLE)
 

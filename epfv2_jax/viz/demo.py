@@ -16,6 +16,7 @@ from epfv2_jax.core import checks
 from epfv2_jax.core import config as config_lib
 from epfv2_jax.data import records
 from epfv2_jax.evaluation.examples import FrameExample
+from epfv2_jax.geometry.cameras import Model
 from epfv2_jax.inference.predictor import Predictor
 from epfv2_jax.structs import Rig, StudentT
 from epfv2_jax.viz import encoding, recordings, rerun_log, video
@@ -84,6 +85,7 @@ class _GraphMetadata:
     image_size_hw: tuple[int, int]
     joint_names: tuple[str, ...]
     camera_order: tuple[str, ...]
+    camera_model: Model = "fisheye"  # graphs of old state none
     degrees_of_freedom: float | None = None  # None: the graph states no uncertainty
 
     def __post_init__(self):
@@ -95,7 +97,7 @@ class _GraphMetadata:
 class GraphPoses:
     """Poses of an exported graph."""
 
-    def __init__(self, graph: Graph, calibration_of: Callable[[Rig], dict[str, np.ndarray]]):
+    def __init__(self, graph: Graph, calibration_of: Callable[[Rig, Model], dict[str, np.ndarray]]):
         """Takes a graph, and the function that returns its inputs (V, ...) for a rig by name.
 
         Raises:
@@ -109,11 +111,11 @@ class GraphPoses:
         self.image_size_hw = about.image_size_hw
         self.joint_names = about.joint_names
         self.view_names = about.camera_order
-        self._degrees_of_freedom = about.degrees_of_freedom
+        self._degrees_of_freedom, self._camera_model = about.degrees_of_freedom, about.camera_model
 
     def start(self, rig: Rig) -> Step:
         """See `PoseSource`. The graph has one stream: a new one ends the last."""
-        calibration = {name: value[None] for name, value in self._calibration_of(rig).items()}
+        calibration = {name: value[None] for name, value in self._calibration_of(rig, self._camera_model).items()}
         self._graph.reset()
 
         def step(frame: RecordedFrame, frame_gap: int) -> tuple[np.ndarray, StudentT | None]:

@@ -48,6 +48,7 @@ MODELS = {
     "lstm": {"kind": "lstm", "view_width": 16, "dtype": "bfloat16"},
 }
 LAYOUTS = {"one frame": TWO_VIEWS}
+LENSES = {"one frame": "pinhole", "keypoints": "rational"}
 # Runs the export command several times in one process: the first call of the tracer takes many seconds.
 EXPORTS = """
 import contextlib, json, sys
@@ -106,6 +107,7 @@ def write_checkpoint(directory, name: str) -> tuple[PoseModel, dict]:
         skeleton=model.skeleton,
         layout=model.layout,
         image_size_hw=SIZE,
+        camera_model=LENSES.get(name, "fisheye"),
     )
     writer = checkpoints.CheckpointWriter(directory, about)
     writer.save(1, {"step": np.zeros(())}, variables, {})
@@ -177,9 +179,9 @@ def exports(tmp_path_factory):
     )
 
 
-def reference(model: PoseModel, variables, sequence: sequences.FrameSequence, batch: int):
+def reference(model: PoseModel, variables, sequence: sequences.FrameSequence, batch: int, lens: str):
     """Returns the joints (F, B, J, 3) of the model's own `step`, frame by frame from its initial state."""
-    step = jax.jit(lambda given, state: model.apply(variables, signature.frames_of(given), state, method="step"))
+    step = jax.jit(lambda given, state: model.apply(variables, signature.frames_of(given, lens), state, method="step"))
     state = model.initial_state(batch)
     joints = []
     for frame in range(sequence.num_frames):
@@ -191,9 +193,10 @@ def reference(model: PoseModel, variables, sequence: sequences.FrameSequence, ba
 def streamed_errors_cm(exports, file: str, name: str, batch: int = 1, num_frames: int = 200) -> np.ndarray:
     """Returns the largest difference of any joint in each of many frames with losses, in cm."""
     model, variables = exports.models[name]
-    sequence = sequences.random_sequence(num_frames, model.layout.num_views, SIZE, batch, seed=1)
+    lens = LENSES.get(name, "fisheye")
+    sequence = sequences.random_sequence(num_frames, model.layout.num_views, SIZE, batch, seed=1, camera_model=lens)
     sequence = sequences.with_losses(sequence)
-    expected = reference(model, variables, sequence, batch)
+    expected = reference(model, variables, sequence, batch, lens)
     session = OnnxSession(exports.folder / file)
     found = np.stack([session.step(sequence.inputs(i))["joints_headset_m"] for i in range(num_frames)])
     return 100 * np.linalg.norm(found - expected, axis=-1).max(axis=(1, 2))
@@ -330,11 +333,12 @@ def test_user_errors_are_told_and_leave_nothing(exports, job, message):
 
 def test_a_graph_that_is_not_the_model_is_not_published(exports, tmp_path, monkeypatch):
     """The tracer is replaced by one that hands back another model's graph, as a faulty one might."""
-    model, variables = exports.models["parametric"]
+    model, _ = exports.models["parametric"]
     other = onnx.load(exports.folder / "parametric.onnx")
     bias = next(t for t in other.graph.initializer if list(t.dims) == [model.config.width])
     bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + 0.01, bias.name))
     monkeypatch.setattr(trace, "to_onnx", lambda *_: other)
+    trained = checkpoints.load(exports.folder / "parametric")
     with pytest.raises(ValueError, match=r"does not compute what JAX computes: .*joints_.* differs by .*not published"):
-        exporter.export(model, variables, tmp_path / "no.onnx", image_size_hw=SIZE)
+        exporter.export(trained, tmp_path / "no.onnx")
     assert not list(tmp_path.iterdir())
