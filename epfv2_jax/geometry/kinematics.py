@@ -105,12 +105,17 @@ class FittedBody:
     joint_rotations: np.ndarray  # (F, J, 3, 3)
 
 
-def fit_body(skeleton: Skeleton, joints_m: np.ndarray) -> FittedBody:
+def fit_body(skeleton: Skeleton, joints_m: np.ndarray, offsets_m: np.ndarray | None = None) -> FittedBody:
     """Returns the body whose constant offsets and rotations in each frame best fit observed joints (F, J, 3), metres.
 
     The children of a joint with several children turn as one rigid piece; their offsets are the mean over the frames,
     aligned to the rest pose. A single child lies at its mean distance along the rest direction, and the smallest
     rotation takes it to where it was observed, since the twist about a single bone cannot be observed.
+
+    Args:
+      skeleton: of the joints.
+      joints_m: (F, J, 3) observed, in any frame.
+      offsets_m: (J, 3) of an earlier fit to the same person, which are kept; None: fitted too.
 
     Raises:
       ValueError: the array is not (F, J, 3), has no frame, or holds values that are not finite.
@@ -120,7 +125,9 @@ def fit_body(skeleton: Skeleton, joints_m: np.ndarray) -> FittedBody:
     checks.at_least(1, **{"joints to fit, number of frames": len(joints_m)})
     checks.finite("joints to fit", joints_m, "drop those frames")
     rest_m = np.asarray(skeleton.rest_offsets_m, np.float32).astype(np.float64)
-    offsets_m = rest_m.copy()
+    fitting = offsets_m is None
+    offsets_m = rest_m.copy() if fitting else np.array(offsets_m, np.float64)
+    checks.array("offsets of the body", offsets_m, rest_m.shape, np.floating)
     identity = np.broadcast_to(np.eye(3), (len(joints_m), 3, 3))
     local = np.tile(np.eye(3), (*joints_m.shape[:2], 1, 1))
     # By joint, -1 for the root: rotations and positions of the fitted body so far.
@@ -134,7 +141,9 @@ def fit_body(skeleton: Skeleton, joints_m: np.ndarray) -> FittedBody:
         if children := list(skeleton.children(joint)):
             seen_m = joints_m[:, children] - positions_m[joint][:, None]
             seen_m = np.einsum("fba,fcb->fca", rotations[joint], seen_m)  # in the axes of the joint's parent
-            offsets_m[children], turn = _fit_piece(rest_m[children], seen_m)
+            if fitting:
+                offsets_m[children] = _fit_offsets(rest_m[children], seen_m)
+            turn = _fit_rotations(offsets_m[children], seen_m)
             rotations[joint] = rotations[joint] @ turn
             if joint >= 0:
                 local[:, joint] = turn
@@ -143,8 +152,8 @@ def fit_body(skeleton: Skeleton, joints_m: np.ndarray) -> FittedBody:
     )
 
 
-def _fit_piece(rest_m: np.ndarray, seen_m: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns offsets (C, 3) of a joint's children and rotations (F, 3, 3) that take them to where they were seen.
+def _fit_offsets(rest_m: np.ndarray, seen_m: np.ndarray) -> np.ndarray:
+    """Returns constant offsets (C, 3) of a joint's children, in the orientation of the rest pose.
 
     Args:
       rest_m: (C, 3), offsets in the rest pose.
@@ -154,14 +163,22 @@ def _fit_piece(rest_m: np.ndarray, seen_m: np.ndarray) -> tuple[np.ndarray, np.n
         shape = rest_m
         for _ in range(3):
             shape = np.einsum("fba,fcb->fca", _kabsch(shape, seen_m), seen_m).mean(axis=0)
-        return shape, _kabsch(shape, seen_m)
-    lengths = np.linalg.norm(seen_m[:, 0], axis=-1)
+        return shape
     rest_length = np.linalg.norm(rest_m[0])
     direction = rest_m[0] / rest_length if rest_length > 0 else np.array([0.0, 1.0, 0.0])
-    offsets = direction[None] * lengths.mean()
-    if lengths.mean() < 1e-6:
-        return offsets, np.broadcast_to(np.eye(3), (len(seen_m), 3, 3))
-    return offsets, smallest_rotation(direction, seen_m[:, 0] / lengths[:, None])
+    return direction[None] * np.linalg.norm(seen_m[:, 0], axis=-1).mean()
+
+
+def _fit_rotations(offsets_m: np.ndarray, seen_m: np.ndarray) -> np.ndarray:
+    """Returns rotations (F, 3, 3) that best take offsets (C, 3) to observed ones (F, C, 3)."""
+    if len(offsets_m) > 1:
+        return _kabsch(offsets_m, seen_m)
+    length, lengths = np.linalg.norm(offsets_m[0]), np.linalg.norm(seen_m[:, 0], axis=-1, keepdims=True)
+    if length < 1e-6:
+        return np.broadcast_to(np.eye(3), (len(seen_m), 3, 3))
+    direction = offsets_m[0] / length
+    targets = np.where(lengths > 0, seen_m[:, 0] / np.where(lengths > 0, lengths, 1.0), direction)
+    return smallest_rotation(direction, targets)
 
 
 def _kabsch(source: np.ndarray, targets: np.ndarray) -> np.ndarray:
