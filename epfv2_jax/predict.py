@@ -31,7 +31,7 @@ def parser() -> cli.Parser:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Predicts, and prints a line for each sequence."""
+    """Predicts, and prints what became of the sequences."""
     from epfv2_jax.core import compile_cache
     from epfv2_jax.experiment import predict
 
@@ -39,10 +39,9 @@ def run(args: argparse.Namespace) -> int:
     options = predict.Options(
         sequences=tuple(args.sequence), **{k: v for k, v in vars(args).items() if k != "sequence"}
     )
-    left_out = 0
-    for outcome in predict.predict(options):
-        print(outcome, flush=True)
-        left_out += outcome.error is not None
+    outcomes = predict.predict(options)
+    left_out = sum(outcome.error is not None for outcome in outcomes)
+    print(f"{args.out}: {len(outcomes) - left_out} sequences written, {left_out} left out; those that were here stay")
     return exits.PARTIAL if left_out else exits.DONE
 
 

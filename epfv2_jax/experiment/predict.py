@@ -5,7 +5,6 @@ import os
 import pathlib
 import tempfile
 import time
-from collections.abc import Iterator
 from typing import Any
 
 from etils import epath
@@ -19,7 +18,8 @@ from epfv2_jax.data.conversion.config import ConversionConfig
 from epfv2_jax.inference import recorded
 from epfv2_jax.inference.predictor import Predictor
 from epfv2_jax.interop import bvh, tables
-from epfv2_jax.interop.motion import About, Motion
+from epfv2_jax.interop import motion as motion_lib
+from epfv2_jax.interop.motion import About, Columns, Motion
 from epfv2_jax.models import base
 
 SETTINGS_NAME = "predictions.json"
@@ -78,11 +78,11 @@ class Outcome:
         return text
 
 
-def predict(options: Options) -> Iterator[Outcome]:
-    """Yields what became of each sequence that had not all its files in `out`/SPLIT, after writing them.
+def predict(options: Options) -> list[Outcome]:
+    """Returns what became of each sequence that had not all its files in `out`/SPLIT, after writing them.
 
-    Sequences that cannot be read are left out, and the others go on. Memory does not grow with the length of a
-    sequence.
+    Shows a progress bar, and a line for each sequence. Sequences that cannot be read are left out, and the others go
+    on. Memory does not grow with the length of a sequence.
 
     Raises:
       ValueError: there is no such checkpoint or data, its views are not the model's, or `out` holds predictions of
@@ -107,17 +107,21 @@ def predict(options: Options) -> Iterator[Outcome]:
     claim(out, Settings(model_sha256=sha256, data=data, reader=options.reader, doubtful=options.doubtful))
     endings = [options.format, *(["bvh"] if options.bvh else [])]
     todo = [s for s in sequences if not all(path.exists() for path in _paths(out, s, endings).values())]
-    common = _model(trained, sha256)
+    common, columns = _predicted(trained, sha256)
     predictor = Predictor(trained.model, trained.variables, trained.about.image_size_hw)
-    lengths = [sequence.num_frames for sequence in todo]
+    lengths, outcomes = [sequence.num_frames for sequence in todo], []
     with bars.bar(total=None if None in lengths else sum(lengths), desc="predict", unit="frame") as bar:
         for sequence in todo:
             about = About(sequence=sequence.name, split=sequence.split, frame_s=sequence.frame_s, **common)
             try:
-                outcome = _predict(predictor, sequence, about, _paths(out, sequence, endings), bar)
+                with tempfile.TemporaryDirectory(prefix="epfv2_") as folder:
+                    motion = Motion(pathlib.Path(folder), about, columns)
+                    outcome = _predict(predictor, sequence, motion, _paths(out, sequence, endings), bar)
             except ValueError as error:
                 outcome = Outcome(name=f"{sequence.split}/{sequence.name}", error=str(error))
-            yield outcome
+            bar.write(str(outcome))
+            outcomes.append(outcome)
+    return outcomes
 
 
 def claim(out: epath.Path, settings: Settings) -> None:
@@ -137,24 +141,22 @@ def claim(out: epath.Path, settings: Settings) -> None:
 
 
 def _predict(
-    predictor: Predictor, sequence: recorded.Sequence, about: About, paths: dict[str, epath.Path], bar: Any
+    predictor: Predictor, sequence: recorded.Sequence, motion: Motion, paths: dict[str, epath.Path], bar: Any
 ) -> Outcome:
-    """Returns what was predicted for a sequence, after writing its files."""
+    """Returns what was predicted for a sequence, after putting it into `motion` and writing its files."""
     began, invalid = time.monotonic(), 0
-    with tempfile.TemporaryDirectory(prefix="epfv2_") as folder:
-        motion = Motion(pathlib.Path(folder), about)
-        for rows in recorded.predict(predictor, sequence, motion.columns):
-            motion.append(rows)
-            invalid += int((~rows["frame_valid"]).sum())
-            bar.update(len(rows["frame_valid"]))
-        checks.at_least(1, frames=len(motion))
-        figure = None
-        for ending, path in paths.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if ending == "bvh":
-                figure = bvh.write_bvh(path, motion)
-            else:
-                tables.FORMATS[ending](path, motion)
+    for rows in recorded.predict(predictor, sequence, motion.columns):
+        motion.append(rows)
+        invalid += int((~rows["frame_valid"]).sum())
+        bar.update(len(rows["frame_valid"]))
+    checks.at_least(1, frames=len(motion))
+    figure = None
+    for ending, path in paths.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if ending == "bvh":
+            figure = bvh.write_bvh(path, motion)
+        else:
+            tables.FORMATS[ending](path, motion)
     return Outcome(
         name=f"{sequence.split}/{sequence.name}",
         num_frames=len(motion),
@@ -164,12 +166,13 @@ def _predict(
     )
 
 
-def _model(trained: Trained, sha256: str) -> dict[str, Any]:
-    """Returns what the motions of all sequences have in common, by the names of `About`."""
+def _predicted(trained: Trained, sha256: str) -> tuple[dict[str, Any], Columns]:
+    """Returns what the motions of all sequences have in common: values by the names of `About`, and their columns."""
     model = trained.model
     frames = structs.blank_frames(1, 1, model.layout.num_views, trained.about.image_size_hw)
-    distribution = base.abstract_predictions(model, frames).distribution
-    return {
+    predictions = base.abstract_predictions(model, frames)
+    distribution, body = predictions.distribution, predictions.body
+    common = {
         "skeleton": model.skeleton,
         "view_names": model.layout.view_names,
         "model": model.config.kind,
@@ -177,6 +180,8 @@ def _model(trained: Trained, sha256: str) -> dict[str, Any]:
         "model_sha256": sha256,
         "degrees_of_freedom": None if distribution is None else distribution.degrees_of_freedom,
     }
+    J, V = model.skeleton.num_joints, model.layout.num_views
+    return common, motion_lib.columns(J, V, uncertain=distribution is not None, body=body is not None)
 
 
 def _paths(out: epath.Path, sequence: recorded.Sequence, endings: list[str]) -> dict[str, epath.Path]:

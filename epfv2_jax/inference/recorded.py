@@ -61,7 +61,7 @@ def open_sequences(
         checks.one_of(dict.fromkeys(sequence.split for sequence in found), **{f"{path}: split": split})
         found = [sequence for sequence in found if sequence.split == split]
     for name in names:
-        checks.one_of([sequence.name for sequence in found], **{f"{path}: sequence": name})
+        checks.one_of(dict.fromkeys(sequence.name for sequence in found), **{f"{path}: sequence": name})
     return [sequence for sequence in found if not names or sequence.name in names]
 
 
@@ -180,6 +180,8 @@ def _filled(
             "cholesky_headset_m": pose.distribution.cholesky_m,
             "covariance_world_m2": pose.covariance_world_m2,
         }
+    if pose.body is not None:
+        found |= {field.name: getattr(pose.body, field.name) for field in dataclasses.fields(pose.body)}
     found = {name: np.asarray(values)[0, : len(valid)] for name, values in found.items()}
     finite = np.ones(len(valid), bool)
     for values in found.values():

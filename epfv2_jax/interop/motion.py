@@ -21,7 +21,8 @@ _FRAMES = (
     "world: y up, floor near y = 0. headset: x to the wearer's left, y up, z forward, origin between the eyes. "
     "T_world_headset maps headset to world coordinates. cholesky_headset_m: lower-triangular L of the scale matrix "
     "L L^T of a Student-t about each joint, headset axes. covariance_world_m2: L L^T in world axes; with nu > 2 "
-    "degrees of freedom the variance is nu / (nu - 2) times that."
+    "degrees of freedom the variance is nu / (nu - 2) times that. Of models with a body: root_rotation R_headset_root, "
+    "root_position_m (headset), joint_rotations R_parent_joint, bone_scales relative to the model's rest pose."
 )
 
 
@@ -60,8 +61,8 @@ class About:
         }
 
 
-def columns(num_joints: int, num_views: int, uncertain: bool) -> Columns:
-    """Returns the columns of a motion; without `uncertain` those that state no uncertainty."""
+def columns(num_joints: int, num_views: int, uncertain: bool, body: bool) -> Columns:
+    """Returns the columns of a motion, with those of the uncertainty and of `structs.BodyParameters` or without."""
     J = num_joints
     found = {
         "frame_index": (np.int32, ()),  # as in the recording
@@ -75,6 +76,9 @@ def columns(num_joints: int, num_views: int, uncertain: bool) -> Columns:
     }
     if uncertain:
         found |= {"cholesky_headset_m": (np.float32, (J, 3, 3)), "covariance_world_m2": (np.float32, (J, 3, 3))}
+    if body:
+        found |= {"root_rotation": (np.float32, (3, 3)), "root_position_m": (np.float32, (3,))}
+        found |= {"joint_rotations": (np.float32, (J, 3, 3)), "bone_scales": (np.float32, (J,))}
     return found
 
 
@@ -89,12 +93,9 @@ def blank_rows(columns: Columns, num_rows: int) -> dict[str, np.ndarray]:
 class Motion:
     """The motion of one sequence: F rows of each of `columns`, in files, so that memory does not grow with F."""
 
-    def __init__(self, folder: pathlib.Path, about: About):
-        """Takes a folder on disk for the files, which must be empty, and what the motion is."""
-        self.about = about
-        self.columns = columns(
-            about.skeleton.num_joints, len(about.view_names), uncertain=about.degrees_of_freedom is not None
-        )
+    def __init__(self, folder: pathlib.Path, about: About, columns: Columns):
+        """Takes a folder on disk for the files, which must be empty, what the motion is, and its columns."""
+        self.about, self.columns = about, columns
         self.num_frames = 0
         self._paths = {name: pathlib.Path(folder) / name for name in self.columns}
 
