@@ -48,7 +48,9 @@ class EvaluationConfig:
 class EvaluationResult:
     """The result of `evaluate`. Lengths in cm."""
 
-    groups: tuple[str, ...]  # metric groups of the skeleton, in the order of the table
+    groups: tuple[str, ...]  # metric groups of which a joint was scored, in the order of the table
+    num_joints: int  # of the model
+    unscored: tuple[str, ...]  # its joints that are valid in no frame of the data
     metrics: dict[str, float]  # PoseMetrics.summary of the model
     per_joint_cm: dict[str, float]
     calibration: dict[float, float]  # nominal -> measured share inside the ellipsoid; empty without uncertainty
@@ -102,8 +104,11 @@ def evaluate(
             sample.add(predictions, batch, err_cm)
     if not total.frames:
         raise ValueError("nothing to evaluate: no batch holds a valid frame; check the split and its manifest")
+    scored = total.count > 0
     return EvaluationResult(
-        groups=tuple(skeleton.metric_groups),
+        groups=tuple(name for name, joints in skeleton.metric_groups.items() if scored[list(joints)].any()),
+        num_joints=skeleton.num_joints,
+        unscored=tuple(name for name, seen in zip(skeleton.joint_names, scored, strict=True) if not seen),
         metrics=total.summary(skeleton),
         per_joint_cm=total.per_joint_cm(skeleton),
         calibration=total.calibration(),
@@ -127,8 +132,9 @@ def score(
 ) -> EvaluationResult:
     """Returns the evaluation of a model on the clips of `data` (at most `max_clips`, spread evenly; 0: all).
 
-    The clips of a batch are spread over the devices of `mesh` (None: all devices). All processes of a run call this and
-    get the same result. Without a mean pose there are no baselines; with one, also the model's own as `config` says.
+    Joints are compared by name: those that the data do not have are not scored. The clips of a batch are spread over
+    the devices of `mesh` (None: all devices). All processes of a run call this and get the same result. Without a mean
+    pose there are no baselines; with one, also the model's own as `config` says.
     """
     mesh = sharding.make_mesh(sharding.MeshConfig()) if mesh is None else mesh
     variables = sharding.put_everywhere(variables, mesh)
@@ -138,6 +144,7 @@ def score(
         config.clip_frames,
         batch_size=-(-config.batch_size // mesh.size) * mesh.size,
         max_clips=max_clips,
+        skeleton=model.skeleton,
     )
     if config.hide_views:
         batches = (_show(batch, np.zeros(model.layout.num_views, bool)) for batch in batches)
