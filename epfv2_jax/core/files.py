@@ -9,6 +9,7 @@ import logging
 import os
 import pathlib
 import platform
+import re
 import shutil
 import tempfile
 import zlib
@@ -119,6 +120,29 @@ def parse_json(data: bytes | str, where: str, remedy: str = "", finite: bool = T
     # ValueError: JSONDecodeError, UnicodeDecodeError; RecursionError: a million brackets.
     with checks.naming(f"{where}: not valid JSON", (ValueError, RecursionError), remedy):
         return json.loads(data, parse_constant=_refuse if finite else None)
+
+
+def read_yaml(path: str | os.PathLike, remedy: str = "", max_bytes: int = 1 << 20) -> Any:
+    """Returns the content of a YAML file: plain values only, numbers such as 1e-3 as YAML 1.2 reads them.
+
+    Raises:
+      ValueError: the file is absent, larger than `max_bytes`, or not YAML; the message names it and ends with `remedy`.
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):  # YAML 1.1, as PyYAML has it, takes 1e-3 for a text
+        pass
+
+    number = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
+    path = locate(path)
+    check_file(path, remedy)
+    checks.within(0, max_bytes, **{f"{path}: bytes": _num_bytes(path)})
+    # ValueError: a number of 5000 digits, a 13th month, bytes that are no UTF-8; RecursionError: a million brackets;
+    # TypeError: a list as a key.
+    errors = (yaml.YAMLError, ValueError, RecursionError, TypeError)
+    with checks.naming(f"{path}: not valid YAML", errors, remedy):
+        return yaml.load(path.read_bytes(), Loader)
 
 
 def read_json_lines(path: str | os.PathLike, convert: Callable[[Any], T]) -> Iterator[tuple[bytes, T]]:

@@ -117,8 +117,8 @@ def _of_records(folder: Any, image_size_hw: tuple[int, int]) -> list[Sequence]:
 
 def _of_raw_data(path: os.PathLike, config: ConversionConfig) -> list[Sequence]:
     checks.one_of(READERS, reader=config.reader)
-    reader = READERS[config.reader]
-    sources = reader.find_sequences(path)
+    reader = READERS[config.reader](path)
+    sources = reader.find_sequences()
     spec = conversion.record_spec(reader, sources, config)
     return [
         Sequence(

@@ -126,7 +126,7 @@ def _open_zip(path: pathlib.Path, image_size_hw: tuple[int, int]) -> Recording:
         images=path.with_name(name + _IMAGES),
         metadata=path.with_name(name + _METADATA),
     )
-    dataset = egobody3m.EgoBody3M()
+    layout = egobody3m.EgoBody3M.layout
     with egobody3m.SequenceReader(files) as reader:
         fits = egobody3m.calibrate(reader)
         for view, fit in enumerate(fits):
@@ -134,12 +134,12 @@ def _open_zip(path: pathlib.Path, image_size_hw: tuple[int, int]) -> Recording:
                 raise ValueError(f"{path}: calibration of camera {view} is {fit.verdict}; choose another sequence")
         readable, _ = egobody3m.read_metadata(reader)
         sizes = reader.view_sizes_px()
-    rig = rig_lib.upright(calibration.to_rig(fits), dataset.layout, image_size_hw)
+    rig = rig_lib.upright(calibration.to_rig(fits), layout, image_size_hw)
 
     def frames() -> Iterator[RecordedFrame]:
         with egobody3m.SequenceReader(files) as reader:
             for metadata in readable:
-                pictures, view_valid = _read_images(reader, metadata.frame_index, sizes, dataset.layout, image_size_hw)
+                pictures, view_valid = _read_images(reader, metadata.frame_index, sizes, layout, image_size_hw)
                 yield RecordedFrame(
                     frame_index=metadata.frame_index,
                     time_s=metadata.time_s,
@@ -152,8 +152,8 @@ def _open_zip(path: pathlib.Path, image_size_hw: tuple[int, int]) -> Recording:
 
     return Recording(
         name=name,
-        skeleton=dataset.skeleton,
-        layout=dataset.layout,
+        skeleton=egobody3m.EgoBody3M.skeleton,
+        layout=layout,
         rig=jax.tree.map(np.asarray, rig),
         num_frames=len(readable),
         frame_s=readable[0].frame_s,

@@ -176,13 +176,16 @@ class RunsReader:
     skeleton, layout, camera_model = EGOBODY3M, layout.EGOBODY3M, "fisheye"
     batch = None
 
+    def __init__(self, source_dir):
+        self.source_dir = pathlib.Path(source_dir)
+
     def frame_s(self, sequences):
         return FRAME_S
 
-    def find_sequences(self, source_dir):
+    def find_sequences(self):
         found = [
             Take(sequence=name, split=folder.name, paths=(folder / name,))
-            for folder in sorted(pathlib.Path(source_dir).iterdir())
+            for folder in sorted(self.source_dir.iterdir())
             for name in ("fall", "walk")
         ]
         return found
@@ -206,7 +209,7 @@ class Take:
 def raw(tmp_path, batch, monkeypatch):
     """A folder of raw data, and how it is read."""
     monkeypatch.setattr(RunsReader, "batch", batch)
-    monkeypatch.setitem(readers.READERS, "runs", RunsReader())
+    monkeypatch.setitem(readers.READERS, "runs", RunsReader)
     for split in ("test", "train"):
         (tmp_path / "raw" / split).mkdir(parents=True)
     return tmp_path / "raw", ConversionConfig(reader="runs", image_size_hw=SIZE_HW, doubtful="keep")

@@ -54,9 +54,9 @@ def convert(
       ValueError: there is no such reader, it finds no sequences, or `out_dir` holds a conversion with another config.
     """
     checks.one_of(READERS, reader=config.reader)
-    reader = READERS[config.reader]
+    reader = READERS[config.reader](source_dir)
     out_dir = files.on_disk(out_dir, "convert there, then copy the records to the store")
-    sequences = reader.find_sequences(source_dir)
+    sequences = reader.find_sequences()
     spec = record_spec(reader, sequences, config)
     claim(out_dir, config)
     share = engine.share(sequences)

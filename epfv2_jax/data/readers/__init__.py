@@ -1,8 +1,14 @@
-"""Readers of raw data, by the name that `ConversionConfig.reader` gives. A new format is one more entry."""
+"""Readers of raw data, by the name that `ConversionConfig.reader` gives. A new format is one more entry.
+
+An entry makes the reader of the data below a folder.
+"""
+
+import os
+from collections.abc import Callable
 
 from epfv2_jax.data.readers.base import Reader
 from epfv2_jax.data.readers.egobody3m import EgoBody3M
 
-READERS: dict[str, Reader] = {
-    "egobody3m": EgoBody3M(),
+READERS: dict[str, Callable[[str | os.PathLike], Reader]] = {
+    "egobody3m": EgoBody3M,
 }

@@ -24,15 +24,25 @@ class SourceSequence(Protocol):
     paths: tuple[pathlib.Path, ...]  # its files; when the size of one changes, the sequence is converted again
 
 
+#: Folder names of the splits.
+SPLITS: tuple[str, ...] = ("train", "validation", "test")
+
+
 class Reader(Protocol):
-    """Turns raw data into runs of frames. It must be picklable, to be sent to the workers of a conversion."""
+    """Turns the raw data below a folder into runs of frames.
+
+    It must be picklable, to be sent to the workers of a conversion.
+    """
 
     skeleton: Skeleton  # of all sequences; gives J
     layout: RigLayout  # of all sequences; gives V
-    camera_model: str  # "fisheye" or "pinhole", as in `geometry.cameras.Camera`
+    camera_model: str  # as in `geometry.cameras.Camera`
 
-    def find_sequences(self, source_dir: str | os.PathLike) -> Sequence[SourceSequence]:
-        """Returns all sequences below a folder, always in the same order.
+    def __init__(self, source_dir: str | os.PathLike):
+        """Takes the folder."""
+
+    def find_sequences(self) -> Sequence[SourceSequence]:
+        """Returns all sequences, always in the same order.
 
         Raises:
           ValueError: there are none.

@@ -1,6 +1,7 @@
 """A reader of another headset: two views, five joints. Converted, opened and cut into batches like EgoBody3M."""
 
 import dataclasses
+import functools
 import os
 import pathlib
 from collections.abc import Iterator
@@ -48,6 +49,7 @@ class Take:
 class PairReader:
     """Reads SPLIT/NAME.npz with arrays frames, times (n,), left, right (n, H, W), poses (n, 4, 4), joints (n, 5, 3)."""
 
+    source_dir: str | os.PathLike
     skeleton: Skeleton = SKELETON
     layout: RigLayout = LAYOUT
     camera_model: str = "pinhole"
@@ -55,10 +57,10 @@ class PairReader:
     def frame_s(self, sequences: list[Take]) -> float:
         return 0.1
 
-    def find_sequences(self, source_dir: str | os.PathLike) -> list[Take]:
-        found = sorted(pathlib.Path(source_dir).glob("*/*.npz"))
+    def find_sequences(self) -> list[Take]:
+        found = sorted(pathlib.Path(self.source_dir).glob("*/*.npz"))
         if not found:
-            raise ValueError(f"{source_dir}: no SPLIT/NAME.npz in it")
+            raise ValueError(f"{self.source_dir}: no SPLIT/NAME.npz in it")
         return [Take(sequence=path.stem, split=path.parent.name, paths=(path,)) for path in found]
 
     def read(self, source, config, report) -> Iterator[records.FrameRun]:
@@ -99,7 +101,7 @@ class PairReader:
 
 @pytest.fixture
 def config(monkeypatch):
-    monkeypatch.setitem(readers.READERS, "pair", PairReader())
+    monkeypatch.setitem(readers.READERS, "pair", PairReader)
     return conversion.ConversionConfig(reader="pair", image_size_hw=(16, 16), record_frames=4, doubtful="keep")
 
 
@@ -176,7 +178,7 @@ def test_shares_and_restarts_serve_it_too(config, source, tmp_path):
 
 
 def test_runs_that_its_reader_did_not_declare_are_quarantined(config, source, tmp_path, monkeypatch):
-    monkeypatch.setitem(readers.READERS, "pair", dataclasses.replace(PairReader(), camera_model="fisheye"))
+    monkeypatch.setitem(readers.READERS, "pair", functools.partial(PairReader, camera_model="fisheye"))
     summary = conversion.convert(source, tmp_path / "out", config)["train"]
     assert summary["sequences_quarantined"] == ["broken", "walk"]
     manifest = records.read_manifest(tmp_path / "out" / "train")

@@ -174,7 +174,7 @@ def test_zips_state_their_frame_time(tmp_path):
     config = dataclasses.replace(CONFIG, train_sequences=1, validation_sequences=0, frames=4, frame_step=2)
     writer.write_dataset(config, tmp_path, progress=False)
     sequences = egobody3m.find_sequences(tmp_path)
-    assert egobody3m.EgoBody3M().frame_s(sequences) == pytest.approx(2 / 30)
+    assert egobody3m.EgoBody3M(tmp_path).frame_s(sequences) == pytest.approx(2 / 30)
     with egobody3m.SequenceReader(sequences[0]) as reader:
         np.testing.assert_allclose([reader.metadata(frame).time_s for frame in range(4)], np.arange(4) * 2 / 30)
 

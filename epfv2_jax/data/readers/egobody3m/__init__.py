@@ -4,9 +4,10 @@ Stored images have their +x pointing down; stored lengths are centimetres and le
 calibration: the cameras are fitted to the projections that come with every joint.
 """
 
+from epfv2_jax.data.readers.base import SPLITS
 from epfv2_jax.data.readers.egobody3m.frame import FRAME_S, MAX_JOINT_DISTANCE_M, FrameMetadata, parse_frame
 from epfv2_jax.data.readers.egobody3m.reader import EgoBody3M, calibrate, read_metadata
-from epfv2_jax.data.readers.egobody3m.sequence import SPLITS, SequenceFiles, SequenceReader, find_sequences
+from epfv2_jax.data.readers.egobody3m.sequence import SequenceFiles, SequenceReader, find_sequences
 
 __all__ = [
     "FRAME_S",

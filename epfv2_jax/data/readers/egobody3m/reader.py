@@ -5,6 +5,7 @@ import dataclasses
 import math
 import os
 from collections.abc import Iterator, Sequence
+from typing import ClassVar
 
 import jax
 import numpy as np
@@ -25,17 +26,19 @@ from epfv2_jax.geometry.skeleton import Skeleton
 _MIN_VISIBLE_SHARE = 0.05
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class EgoBody3M:
     """Reads the released zips; a `readers.base.Reader`."""
 
-    skeleton: Skeleton = skeleton.EGOBODY3M
-    layout: RigLayout = layout.EGOBODY3M
-    camera_model: str = "fisheye"
+    source_dir: str | os.PathLike
 
-    def find_sequences(self, source_dir: str | os.PathLike) -> list[SequenceFiles]:
-        """Returns the sequences below a folder; see `egobody3m.find_sequences`."""
-        return find_sequences(source_dir)
+    skeleton: ClassVar[Skeleton] = skeleton.EGOBODY3M
+    layout: ClassVar[RigLayout] = layout.EGOBODY3M
+    camera_model: ClassVar[str] = "fisheye"
+
+    def find_sequences(self) -> list[SequenceFiles]:
+        """Returns the sequences; see `egobody3m.find_sequences`."""
+        return find_sequences(self.source_dir)
 
     def frame_s(self, sequences: Sequence[SequenceFiles]) -> float:
         """Returns the frame time that the first readable sequence states, else that of the release."""

@@ -16,12 +16,11 @@ import numpy as np
 from epfv2_jax.core import checks
 from epfv2_jax.core import files as files_lib
 from epfv2_jax.data import images as images_lib
+from epfv2_jax.data.readers.base import SPLITS
 from epfv2_jax.data.readers.egobody3m.frame import FrameMetadata, parse_frame
 from epfv2_jax.data.readers.egobody3m.zips import Zip
 from epfv2_jax.geometry import layout
 
-#: Folder names that the official download makes.
-SPLITS: tuple[str, ...] = ("train", "validation", "test")
 #: Largest metadata member, bytes. Those of the sample clip have about 12 kB: our choice.
 MAX_JSON_BYTES = 1_000_000
 
