@@ -8,6 +8,7 @@ COMMANDS = {
     "demo": "Streams a sequence and writes a video of it",
     "synthesize": "Makes synthetic sequences in the EgoBody3M layout",
     "convert": "Converts raw data, such as the EgoBody3M zips, to records",
+    "validate": "Checks raw data or records, and names what is wrong",
     "calibrate": "Fits the cameras of every sequence and prints how well",
     "import_weights": "Imports released weights",
     "export": "Writes an ONNX graph of a checkpoint",

@@ -100,11 +100,7 @@ def read_json(path: str | os.PathLike, remedy: str = "", max_bytes: int = 1 << 3
     Raises:
       ValueError: the file is absent, larger than `max_bytes`, or not JSON; the message names it and ends with `remedy`.
     """
-    path = locate(path)
-    check_file(path, remedy)
-    if (size := _num_bytes(path)) > max_bytes:
-        raise ValueError(f"{path}: {size} bytes, at most {max_bytes} are read")
-    return parse_json(path.read_bytes(), os.fspath(path), remedy)
+    return parse_json(read_bytes(path, remedy, max_bytes), os.fspath(path), remedy)
 
 
 def _num_bytes(path: epath.Path) -> int:
@@ -123,10 +119,19 @@ def parse_json(data: bytes | str, where: str, remedy: str = "", finite: bool = T
 
 
 def read_yaml(path: str | os.PathLike, remedy: str = "", max_bytes: int = 1 << 20) -> Any:
-    """Returns the content of a YAML file: plain values only, numbers such as 1e-3 as YAML 1.2 reads them.
+    """Returns the content of a YAML file, see `parse_yaml`.
 
     Raises:
       ValueError: the file is absent, larger than `max_bytes`, or not YAML; the message names it and ends with `remedy`.
+    """
+    return parse_yaml(read_bytes(path, remedy, max_bytes), os.fspath(path), remedy)
+
+
+def parse_yaml(data: bytes | str, where: str, remedy: str = "") -> Any:
+    """Returns the content of YAML: plain values only, numbers such as 1e-3 as YAML 1.2 reads them.
+
+    Raises:
+      ValueError: it is not YAML; the message names `where` it is from and ends with `remedy`.
     """
     import yaml
 
@@ -135,14 +140,20 @@ def read_yaml(path: str | os.PathLike, remedy: str = "", max_bytes: int = 1 << 2
 
     number = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
-    path = locate(path)
-    check_file(path, remedy)
-    checks.within(0, max_bytes, **{f"{path}: bytes": _num_bytes(path)})
     # ValueError: a number of 5000 digits, a 13th month, bytes that are no UTF-8; RecursionError: a million brackets;
     # TypeError: a list as a key.
     errors = (yaml.YAMLError, ValueError, RecursionError, TypeError)
-    with checks.naming(f"{path}: not valid YAML", errors, remedy):
-        return yaml.load(path.read_bytes(), Loader)
+    with checks.naming(f"{where}: not valid YAML", errors, remedy):
+        return yaml.load(data, Loader)
+
+
+def read_bytes(path: str | os.PathLike, remedy: str = "", max_bytes: int = 1 << 30) -> bytes:
+    """Returns the bytes of a file; raises ValueError if it is absent or larger than `max_bytes`."""
+    path = locate(path)
+    check_file(path, remedy)
+    if (size := _num_bytes(path)) > max_bytes:
+        raise ValueError(f"{path}: {size} bytes, at most {max_bytes} are read")
+    return path.read_bytes()
 
 
 def read_json_lines(path: str | os.PathLike, convert: Callable[[Any], T]) -> Iterator[tuple[bytes, T]]:

@@ -1,4 +1,7 @@
-"""Monochrome JPEG images: strict decoding behind a size cap, turning upright, area resizing, encoding."""
+"""Monochrome images: strict decoding behind a size cap, turning upright, area resizing, JPEG encoding."""
+
+import io
+import struct
 
 import numpy as np
 import simplejpeg
@@ -10,6 +13,8 @@ from epfv2_jax.core import checks
 MAX_PIXELS = 8_000_000
 #: Longest JPEG that is read, bytes. Our choice: one byte a pixel of the largest image.
 MAX_JPEG_BYTES = 8_000_000
+#: Longest PNG that is read, bytes. Our choice: four bytes a pixel of the largest image.
+MAX_PNG_BYTES = 32_000_000
 
 
 def jpeg_size_hw(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
@@ -36,6 +41,28 @@ def decode_grey(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     height, width = jpeg_size_hw(data, max_pixels)
     with checks.naming(f"JPEG: {width}x{height} image in {len(data)} bytes is damaged"):
         return simplejpeg.decode_jpeg(data, colorspace="GRAY", strict=True)[:, :, 0]
+
+
+def decode_stored(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Returns the image (H, W) uint8 of a JPEG or PNG; colour is turned to grey, 16 bits to their upper 8.
+
+    Raises:
+      ValueError: the data is neither, truncated or damaged, or has more than `max_pixels` pixels.
+    """
+    if data.startswith(b"\xff\xd8"):
+        return decode_grey(data, max_pixels)
+    checks.within(1, MAX_PNG_BYTES, **{"PNG, bytes": len(data)})
+    # SyntaxError: a damaged chunk of a PNG. Warning: Pillow's, of very large images.
+    errors = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError, Warning)
+    with (
+        checks.naming("neither a JPEG nor a PNG, or damaged", errors, "fetch the file again"),
+        Image.open(io.BytesIO(data), formats=("PNG",)) as image,
+    ):
+        width, height = image.size
+        checks.within(1, max_pixels, **{f"pixels that the header declares ({width}x{height})": width * height})
+        if image.mode.startswith("I"):
+            return (np.asarray(image) >> 8).astype(np.uint8)
+        return np.asarray(image.convert("L"))
 
 
 def encode_grey(image: np.ndarray, quality: int = 92) -> bytes:

@@ -1,20 +1,24 @@
-"""Pinhole and fisheye cameras (Kannala-Brandt 4, Fisheye62, FISHEYE624): projection, its inverse, cropping and turning.
+"""Pinhole, fisheye and rational cameras: projection, its inverse, cropping and turning.
 
-All fisheye models are one formula with some coefficients zero. With the angle th of a point from the optical axis and
-the unit direction e of its (x, y):
+All fisheye models (Kannala-Brandt 4, Fisheye62, FISHEYE624) are one formula with some coefficients zero. With the angle
+th of a point from the optical axis and the unit direction e of its (x, y):
 
     m = e th (1 + k1 th^2 + k2 th^4 + ... + k6 th^12)
     d = m + |m|^2 p + 2 (p . m) m + (s1 |m|^2 + s2 |m|^4, s3 |m|^2 + s4 |m|^4)
     pixel = focal * d + center
 
 This is Project Aria's FISHEYE624, and without s and with two focal lengths the Fisheye62 of EgoBody3M. p, (s1, s3) and
-(s2, s4) are vectors in the image plane, so they turn with it. The camera frame has +x along image columns, +y along
-image rows and +z along the optical axis. Integer pixel coordinates are the centres of pixels: the image covers [-0.5,
-width - 0.5].
+(s2, s4) are vectors in the image plane, so they turn with it. The rational model is that of OpenCV's `projectPoints`
+with 4, 5, 8 or 12 coefficients: decentring acts on m = (x, y) / z itself, whose length is r, and
+
+    d = m (1 + k1 r^2 + k2 r^4 + k3 r^6) / (1 + k4 r^2 + k5 r^4 + k6 r^6) + |m|^2 p + ...
+
+The camera frame has +x along image columns, +y along image rows and +z along the optical axis. Integer pixel
+coordinates are the centres of pixels: the image covers [-0.5, width - 0.5].
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import chex
 import jax
@@ -23,16 +27,17 @@ import numpy as np
 from flax import struct
 
 from epfv2_jax.core import checks
-from epfv2_jax.geometry import series
+from epfv2_jax.geometry import distortion, series
+from epfv2_jax.geometry.distortion import MAX_ANGLE_RAD
 
+#: What `Camera.model` can be; "pinhole" has no distortion.
+Model = Literal["pinhole", "fisheye", "rational"]
 #: Points of smaller depth count as behind the camera, metres.
 MIN_DEPTH_M = 1e-3
-#: Largest angle from the optical axis in any model: points must lie in front of the camera.
-MAX_ANGLE_RAD = np.pi / 2 - 1e-3
 # Clamped points nearer to the optical axis than this move toward the image centre, metres: the axis has no direction.
 _MIN_RADIUS_M = 1e-2
-_NEWTON_STEPS = 8
-_ANGLE_STEPS = 24
+# Models on the plane z = 1 end here, where no other limit is given: our choice.
+_PLANE_ANGLE_RAD = np.deg2rad(85.0)
 
 
 class Camera(struct.PyTreeNode):
@@ -45,14 +50,25 @@ class Camera(struct.PyTreeNode):
     thin_prism: jax.Array  # (..., 4) s1..s4
     size_px: jax.Array  # (..., 2) width, height
     max_angle_rad: jax.Array  # (...,) the model is valid below this angle from the optical axis
-    model: str = struct.field(pytree_node=False, default="fisheye")  # "pinhole" (no distortion) or "fisheye"
+    model: Model = struct.field(pytree_node=False, default="fisheye")
 
 
-def pinhole(*, focal_px, center_px, size_px, max_angle_rad: float = np.deg2rad(85.0), dtype=np.float32) -> Camera:
+def pinhole(*, focal_px, center_px, size_px, max_angle_rad: float = _PLANE_ANGLE_RAD, dtype=np.float32) -> Camera:
     """Returns a camera without distortion; arguments as in `fisheye624`. Valid up to 85 degrees (our choice)."""
     given = {"focal_px": focal_px, "center_px": center_px, "size_px": size_px, "k": (), "p": (), "s": ()}
-    camera = _build("pinhole", given, num_radial=0, dtype=dtype)
-    return camera.replace(max_angle_rad=np.full_like(camera.max_angle_rad, min(max_angle_rad, MAX_ANGLE_RAD)))
+    return limited(_build("pinhole", given, num_radial=0, dtype=dtype), max_angle_rad)
+
+
+def rational(
+    *, focal_px, center_px, k, p, s, size_px, max_angle_rad: float = _PLANE_ANGLE_RAD, dtype=np.float32
+) -> Camera:
+    """Returns a camera of OpenCV's rational model; arguments as in `fisheye624`.
+
+    OpenCV lists k1 k2 p1 p2 k3 k4 k5 k6 s1 s2 s3 s4. Here `k` is (k1, ..., k6), `s` is (s1, ..., s4), and `p` is
+    OpenCV's (p2, p1). Valid as far as the map is one-to-one, at most up to `max_angle_rad`.
+    """
+    given = {"focal_px": focal_px, "center_px": center_px, "size_px": size_px, "k": k, "p": p, "s": s}
+    return limited(_build("rational", given, num_radial=6, dtype=dtype), max_angle_rad)
 
 
 def kannala_brandt4(*, focal_px, center_px, k, size_px, dtype=np.float32) -> Camera:
@@ -80,18 +96,10 @@ def fisheye624(*, focal_px, center_px, k, p, s, size_px, dtype=np.float32) -> Ca
     return _build("fisheye", given, num_radial=6, dtype=dtype)
 
 
-def turning_angle(radial: np.ndarray) -> np.ndarray:
-    """Returns the angle (...,) in radians up to which th (1 + k1 th^2 + ...) grows, at most `MAX_ANGLE_RAD`; host."""
-    radial = np.asarray(radial, np.float64)
-    flat = radial.reshape(-1, radial.shape[-1])
-    angles = np.full(flat.shape[0], MAX_ANGLE_RAD)
-    for i, k in enumerate(flat):
-        slope = np.concatenate([[1.0], k * (2 * np.arange(k.size) + 3)])  # in th^2, lowest power first
-        roots = np.roots(slope[::-1])
-        real = roots.real[(np.abs(roots.imag) < 1e-9) & (roots.real > 0)]
-        if real.size:
-            angles[i] = min(MAX_ANGLE_RAD, np.sqrt(real.min()))
-    return angles.reshape(radial.shape[:-1])
+def limited(camera: Camera, max_angle_rad: float) -> Camera:
+    """Returns the camera valid up to a smaller angle, radians, where its own is larger; host arrays."""
+    given = camera.max_angle_rad
+    return camera.replace(max_angle_rad=np.minimum(given, given.dtype.type(max_angle_rad)))
 
 
 def without_turning_limit(camera: Camera) -> Camera:
@@ -127,14 +135,16 @@ def project(camera: Camera, points_cam_m: jax.Array) -> tuple[jax.Array, jax.Arr
     valid = (z > MIN_DEPTH_M) & (radius2 < (jnp.tan(max_angle) * z) ** 2)
     radius2_valid, z_valid = jnp.where(valid, radius2, 0.0), jnp.where(valid, z, 1.0)
     clamped_scale = 1.0 / jnp.sqrt(jnp.maximum(radius2, _MIN_RADIUS_M**2))
-    if camera.model == "pinhole":
-        distorted = xy * jnp.where(valid, 1.0 / z_valid, jnp.tan(max_angle) * clamped_scale)
-    else:
+    if camera.model == "fisheye":
         angle_per_radius = series.atan2_ratio(radius2_valid, z_valid)
-        scale = angle_per_radius * _radial_gain(radial, angle_per_radius**2 * radius2_valid)
-        clamped = max_angle * _radial_gain(radial, max_angle**2) * clamped_scale
+        scale = angle_per_radius * distortion.radial_gain(radial, angle_per_radius**2 * radius2_valid)
+        clamped = max_angle * distortion.radial_gain(radial, max_angle**2) * clamped_scale
         mapped = xy * jnp.where(valid, scale, clamped)
-        distorted = mapped + _decentering(mapped, tangential, thin_prism)
+        distorted = mapped + distortion.decentering(mapped, tangential, thin_prism)
+    else:
+        distorted = xy * jnp.where(valid, 1.0 / z_valid, jnp.tan(max_angle) * clamped_scale)
+        if camera.model == "rational":
+            distorted = distortion.rational(distorted, radial, tangential, thin_prism)
     return focal * distorted + center, valid[..., 0]
 
 
@@ -155,17 +165,19 @@ def unproject(camera: Camera, uv_px: jax.Array) -> tuple[jax.Array, jax.Array]:
     max_angle = _per_point(camera.max_angle_rad[..., None], lead, dtype)
     distorted = (uv - center) / focal
 
-    if camera.model == "pinhole":
-        mapped = distorted
-        length = _safe_norm(mapped)
-        angle = jnp.minimum(jnp.arctan(length), max_angle)
-        valid = length < jnp.tan(max_angle)
-    else:
-        mapped = _remove_decentering(distorted, tangential, thin_prism)
-        length = _safe_norm(mapped)
-        limit = max_angle * _radial_gain(radial, max_angle**2)
-        angle = _invert_radial(radial, jnp.minimum(length, limit), max_angle)
+    if camera.model == "fisheye":
+        mapped = distortion.remove_decentering(distorted, tangential, thin_prism)
+        length = distortion.safe_norm(mapped)
+        limit = max_angle * distortion.radial_gain(radial, max_angle**2)
+        angle = distortion.invert_radial(radial, jnp.minimum(length, limit), max_angle)
         valid = length < limit
+    else:
+        mapped, limit, valid = distorted, jnp.tan(max_angle), True
+        if camera.model == "rational":
+            mapped, valid = distortion.invert_rational(distorted, radial, tangential, thin_prism, limit)
+        length = distortion.safe_norm(mapped)
+        angle = jnp.minimum(jnp.arctan(length), max_angle)
+        valid &= length < limit
     # Far outside any image the decentring is not invertible, and Newton's method may diverge.
     finite = jnp.isfinite(length)
     direction = jnp.where(finite, mapped, 0.0) / jnp.where(finite & (length > 0), length, 1.0)
@@ -269,15 +281,17 @@ def _build(model: str, given: Mapping[str, Any], num_radial: int, dtype) -> Came
         zeros = np.zeros((*lead, width - array.shape[-1]))
         return np.concatenate([array, zeros], axis=-1).astype(dtype)
 
-    radial = padded("k", 6)
+    lens = {"radial": padded("k", 6), "tangential": padded("p", 2), "thin_prism": padded("s", 4)}
+    if model == "rational":
+        max_angle_rad = distortion.rational_turning_angle(*lens.values())
+    else:
+        max_angle_rad = distortion.fisheye_turning_angle(lens["radial"])
     return Camera(
         focal_px=padded("focal_px", 2),
         center_px=padded("center_px", 2),
-        radial=radial,
-        tangential=padded("p", 2),
-        thin_prism=padded("s", 4),
+        **lens,
         size_px=padded("size_px", 2),
-        max_angle_rad=turning_angle(radial).astype(dtype),
+        max_angle_rad=max_angle_rad.astype(dtype),
         model=model,
     )
 
@@ -297,62 +311,3 @@ def _with_window(camera: Camera, origin: Sequence[int], size: Sequence[int]) -> 
 def _per_point(x: jax.Array, lead: tuple[int, ...], dtype) -> jax.Array:
     """Returns camera parameters (..., C) as (*lead, 1, C), which broadcast with points (*lead, N, C')."""
     return jnp.broadcast_to(jnp.asarray(x).astype(dtype), (*lead, x.shape[-1]))[..., None, :]
-
-
-def _radial_gain(radial: jax.Array, angle2: jax.Array) -> jax.Array:
-    gain = jnp.zeros_like(angle2)
-    for i in reversed(range(6)):
-        gain = (gain + radial[..., i : i + 1]) * angle2
-    return 1.0 + gain
-
-
-def _decentering(mapped: jax.Array, tangential: jax.Array, thin_prism: jax.Array) -> jax.Array:
-    square = jnp.sum(mapped**2, axis=-1, keepdims=True)
-    along = jnp.sum(tangential * mapped, axis=-1, keepdims=True)
-    prism = thin_prism[..., 0::2] * square + thin_prism[..., 1::2] * square**2
-    return square * tangential + 2.0 * along * mapped + prism
-
-
-def _remove_decentering(distorted: jax.Array, tangential: jax.Array, thin_prism: jax.Array) -> jax.Array:
-    p1, p2 = tangential[..., 0], tangential[..., 1]
-
-    def step(_, mapped):
-        u, v = mapped[..., 0], mapped[..., 1]
-        square = u * u + v * v
-        prism = 2.0 * thin_prism[..., 0::2] + 4.0 * thin_prism[..., 1::2] * square[..., None]
-        a = 1.0 + 6.0 * p1 * u + 2.0 * p2 * v + prism[..., 0] * u
-        b = 2.0 * (p1 * v + p2 * u) + prism[..., 0] * v
-        c = 2.0 * (p1 * v + p2 * u) + prism[..., 1] * u
-        d = 1.0 + 2.0 * p1 * u + 6.0 * p2 * v + prism[..., 1] * v
-        error = mapped + _decentering(mapped, tangential, thin_prism) - distorted
-        du = (d * error[..., 0] - b * error[..., 1]) / (a * d - b * c)
-        dv = (a * error[..., 1] - c * error[..., 0]) / (a * d - b * c)
-        return mapped - jnp.stack([du, dv], axis=-1)
-
-    return jax.lax.fori_loop(0, _NEWTON_STEPS, step, distorted)
-
-
-def _invert_radial(radial: jax.Array, length: jax.Array, max_angle: jax.Array) -> jax.Array:
-    """Returns the angle whose radial map is `length`.
-
-    Newton's method within a shrinking bracket, since the slope is zero at the turning point.
-    """
-    slope_radial = radial * jnp.broadcast_to(2.0 * jnp.arange(6, dtype=radial.dtype) + 3.0, radial.shape)
-
-    def step(_, state):
-        low, high, angle = state
-        error = angle * _radial_gain(radial, angle**2) - length
-        low, high = jnp.where(error < 0, angle, low), jnp.where(error < 0, high, angle)
-        slope = _radial_gain(slope_radial, angle**2)
-        newton = angle - error / jnp.where(slope > 0, slope, 1.0)
-        inside = (slope > 0) & (newton > low) & (newton < high)
-        return low, high, jnp.where(inside, newton, 0.5 * (low + high))
-
-    high = jnp.broadcast_to(max_angle, length.shape)
-    start = jnp.minimum(length, 0.5 * high)
-    return jax.lax.fori_loop(0, _ANGLE_STEPS, step, (jnp.zeros_like(length), high, start))[2]
-
-
-def _safe_norm(x: jax.Array) -> jax.Array:
-    square = jnp.sum(x**2, axis=-1, keepdims=True)
-    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)

@@ -8,7 +8,7 @@ from epfv2_jax.structs.frames import Frames, Rig
 
 
 def blank_frames(
-    batch: int, frames: int, views: int, image_size_hw: tuple[int, int], camera_model: str = "fisheye"
+    batch: int, frames: int, views: int, image_size_hw: tuple[int, int], camera_model: cameras.Model = "fisheye"
 ) -> Frames:
     """Returns numpy `Frames` (B, T, V, H, W): black images, poses at the origin, every frame and view invalid.
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from epfv2_jax.geometry import cameras
+from epfv2_jax.geometry import cameras, distortion
 
 K = (-0.028, 0.122, -0.12, 0.06, -0.02, 0.003)
 P = (-0.002, 0.0034)
@@ -28,7 +28,19 @@ TURNING = cameras.fisheye62(
     size_px=(1280, 1024),
 )
 PINHOLE = cameras.pinhole(focal_px=(300.0, 310.0), center_px=(320.0, 239.0), size_px=SIZE)
-ALL = {"fisheye624": _fisheye(), "turning": TURNING, "pinhole": PINHOLE}
+# The eight coefficients of a headset's factory calibration are of this size; p is in the order of OpenCV.
+RATIONAL_K, RATIONAL_P, RATIONAL_S = (0.42, 0.21, 0.012, 0.74, 0.33, 0.046), (4e-4, -3e-4), (8e-4, -2e-5, -6e-4, 1e-5)
+
+
+def _rational(**changes) -> cameras.Camera:
+    p1, p2 = RATIONAL_P
+    values = dict(k=RATIONAL_K, p=(p2, p1), s=RATIONAL_S, focal_px=(241.0, 240.4), center_px=(317.5, 241.5))
+    return cameras.rational(**{**values, "size_px": SIZE, **changes})
+
+
+# A lens of two radial coefficients, whose map turns over at 53 degrees.
+BARREL = _rational(k=(-0.28, 0.03, 0, 0, 0, 0), s=())
+ALL = {"fisheye624": _fisheye(), "turning": TURNING, "pinhole": PINHOLE, "rational": _rational()}
 
 project = jax.jit(cameras.project)
 unproject = jax.jit(cameras.unproject)
@@ -70,6 +82,67 @@ def test_kannala_brandt4_equals_opencv():
     uv, valid = project(camera, points)
     assert valid.all()
     assert np.abs(uv - expected[:, 0]).max() < 1e-3
+
+
+@pytest.mark.extras
+@pytest.mark.parametrize("count", [4, 5, 8, 12])
+def test_rational_equals_opencv(count):
+    cv2 = pytest.importorskip("cv2")
+    k, p, s = RATIONAL_K, RATIONAL_P, RATIONAL_S
+    coefficients = np.array([*k[:2], *p, *k[2:], *s])[:count]
+    given = np.pad(coefficients, (0, 12 - count))
+    k, s = (*given[:2], *given[4:8]), given[8:]
+    camera = _rational(k=k, s=s, dtype=np.float64)
+    points = _directions(min(1.3, float(camera.max_angle_rad) - 1e-3)).astype(np.float64)
+    matrix = np.array([[241.0, 0, 317.5], [0, 240.4, 241.5], [0, 0, 1]])
+    expected, _ = cv2.projectPoints(points[:, None], np.zeros(3), np.zeros(3), matrix, coefficients)
+    with jax.enable_x64(True):
+        uv, valid, rays, found = map(np.asarray, (*project(camera, points), *unproject(camera, expected[:, 0])))
+    assert valid.all() and found.all()
+    assert np.abs(uv - expected[:, 0]).max() < 1e-9
+    np.testing.assert_allclose(rays, points / np.linalg.norm(points, axis=-1, keepdims=True), atol=1e-8)
+
+
+def test_rational_is_the_formula():
+    points = _directions(1.2).astype(np.float64)
+    (k1, k2, k3, k4, k5, k6), (p1, p2), (s1, s2, s3, s4) = RATIONAL_K, RATIONAL_P, RATIONAL_S
+    x, y = points[:, 0] / points[:, 2], points[:, 1] / points[:, 2]
+    r2 = x * x + y * y
+    gain = (1 + k1 * r2 + k2 * r2**2 + k3 * r2**3) / (1 + k4 * r2 + k5 * r2**2 + k6 * r2**3)
+    u = x * gain + 2 * p1 * x * y + p2 * (r2 + 2 * x * x) + s1 * r2 + s2 * r2**2
+    v = y * gain + p1 * (r2 + 2 * y * y) + 2 * p2 * x * y + s3 * r2 + s4 * r2**2
+    uv, valid = project(_rational(), points.astype(np.float32))
+    assert valid.all()
+    assert np.abs(uv - np.stack([241.0 * u + 317.5, 240.4 * v + 241.5], axis=-1)).max() < 1e-3
+
+
+def test_rational_camera_without_coefficients_is_a_pinhole():
+    plain = _rational(k=(0,) * 6, p=(), s=(), focal_px=(300.0, 310.0), center_px=(320.0, 239.0))
+    points = _directions(1.5)
+    np.testing.assert_allclose(plain.max_angle_rad, PINHOLE.max_angle_rad)
+    for found, wanted in zip(project(plain, points), project(PINHOLE, points), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-6)
+
+
+def test_rational_camera_ends_where_its_map_turns_over():
+    angle = np.linspace(0, np.pi / 2, 200001)[:-1]
+    r = np.tan(angle)
+    turning = angle[np.argmax(np.diff(r * (1 - 0.28 * r**2 + 0.03 * r**4)) < 0)]
+    straight = _rational(k=(-0.28, 0.03, 0, 0, 0, 0), p=(), s=())
+    assert turning - 1e-3 < straight.max_angle_rad <= turning
+    assert _rational(max_angle_rad=0.8).max_angle_rad == np.float32(0.8)
+    # A pole of the quotient ends it too.
+    assert _rational(k=(0, 0, 0, -0.25, 0, 0), p=(), s=()).max_angle_rad <= np.arctan(2.0)
+    # With strong decentring, the map turns over earlier on one side.
+    points = _directions(float(BARREL.max_angle_rad) * 0.999)
+    shifted = _rational(k=(-0.28, 0.03, 0, 0, 0, 0), p=(0.03, 0.02), s=())
+    assert shifted.max_angle_rad < straight.max_angle_rad - 0.01
+    uv, valid = project(shifted, points)
+    rays, found = unproject(shifted, uv)
+    unit = points / np.linalg.norm(points, axis=-1, keepdims=True)
+    inner = np.asarray(valid) & (unit[:, 2] > np.cos(0.95 * shifted.max_angle_rad))
+    assert inner.sum() > 100 and np.asarray(found)[inner].all()
+    np.testing.assert_allclose(np.asarray(rays)[inner], unit[inner], atol=1e-4)
 
 
 def test_pinhole_is_the_camera_matrix():
@@ -118,7 +191,7 @@ def test_turning_angle_is_where_the_radial_curve_stops_growing():
     angle = np.linspace(0, np.pi / 2, 200001)
     curve = angle * (1 + sum(float(k) * angle ** (2 * i + 2) for i, k in enumerate(TURNING.radial)))
     assert abs(angle[np.argmax(curve)] - TURNING.max_angle_rad) < 1e-4
-    assert np.pi / 2 - 2e-3 < cameras.turning_angle(np.zeros(6)) < np.pi / 2
+    assert np.pi / 2 - 2e-3 < distortion.fisheye_turning_angle(np.zeros(6)) < np.pi / 2
 
 
 @pytest.mark.parametrize("name", ALL)

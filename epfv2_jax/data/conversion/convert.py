@@ -14,17 +14,15 @@ import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
-
 from epfv2_jax.core import checks, files, tasks
 from epfv2_jax.core import config as config_lib
-from epfv2_jax.data import records
+from epfv2_jax.core.findings import raise_first
+from epfv2_jax.data import records, validation
 from epfv2_jax.data.conversion import report as report_lib
 from epfv2_jax.data.conversion.config import ConversionConfig
 from epfv2_jax.data.conversion.report import SequenceReport, sequence_report, summarize
 from epfv2_jax.data.readers import READERS
 from epfv2_jax.data.readers.base import Reader, ReadReport, SourceSequence
-from epfv2_jax.geometry import plausibility
 
 _CONFIG_NAME = "conversion.json"
 _REPORT_FOLDER = "sequences"
@@ -142,21 +140,17 @@ def _checked(
     Raises:
       ValueError: a run is not what the reader declares; or, after the last, the sequence cannot be true.
     """
-    poses = []
+    motions = []
     for run in reader.read(source, config, read):
         if difference := spec.difference(run):
             raise ValueError(f"frame {run.frame_index[0]}: {difference} as the reader {config.reader!r} declares")
         run.check_motion()
         yield run
-        poses.append((run.joints_world_m, run.joint_valid, run.T_world_headset))
-    checks.at_least(1, **{"usable runs of frames": len(poses)})
+        motions.append(validation.Motion.of(run))
+    checks.at_least(1, **{"usable runs of frames": len(motions)})
     if config.doubtful == "quarantine":
-        joints_world_m, joint_valid, T_world_headset = map(np.concatenate, zip(*poses, strict=True))
         with checks.naming("implausible", remedy="doubtful = 'keep' would use it"):
-            plausibility.check_poses(T_world_headset)
-            plausibility.check_body(joints_world_m, joint_valid, T_world_headset, spec.skeleton)
-            cameras = run.rig.cameras
-            plausibility.check_cameras(run.rig.T_cam_headset, cameras.center_px, cameras.size_px, spec.layout)
+            raise_first(validation.findings(motions, run.rig, spec.skeleton, spec.layout))
 
 
 def _finish(

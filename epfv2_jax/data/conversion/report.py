@@ -2,8 +2,10 @@
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import pathlib
+import zlib
 from typing import Any
 
 from epfv2_jax.core import checks, files
@@ -16,7 +18,7 @@ _MAX_LISTED_VIEWS = 100
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SourceFile:
-    """A file that a sequence was read from; zeros where it was missing."""
+    """A file that a sequence was read from, or the files of a folder together; zeros where it was missing."""
 
     num_bytes: int
     crc32: int
@@ -73,15 +75,13 @@ def write(path: str | os.PathLike, report: SequenceReport, changed_ns: int) -> N
 
 def source_files(source: SourceSequence) -> tuple[SourceFile, ...]:
     """Returns the files of a sequence; reads them to the end."""
-    return tuple(
-        SourceFile(num_bytes=_num_bytes(path), crc32=files.crc32(path) if path.is_file() else 0)
-        for path in source.paths
-    )
+    return tuple(SourceFile(num_bytes=_num_bytes(path), crc32=_crc32(path)) for path in source.paths)
 
 
 def last_change_ns(source: SourceSequence) -> int:
     """Returns when the content, the name or the rights of one of a sequence's files last changed; 0 without files."""
-    found = (path.stat() for path in source.paths if path.is_file())
+    folders = (path for path in source.paths if path.is_dir())
+    found = (path.stat() for path in (*folders, *itertools.chain.from_iterable(map(_files, source.paths))))
     return max((max(status.st_mtime_ns, status.st_ctime_ns) for status in found), default=0)
 
 
@@ -128,8 +128,22 @@ def summarize(reports: list[SequenceReport]) -> dict[str, Any]:
     }
 
 
+def _files(path: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the file, or the files right in the folder; none where there is neither."""
+    if path.is_dir():
+        return sorted(file for file in path.iterdir() if file.is_file())
+    return [path] if path.is_file() else []
+
+
 def _num_bytes(path: pathlib.Path) -> int:
-    return path.stat().st_size if path.is_file() else 0
+    return sum(file.stat().st_size for file in _files(path))
+
+
+def _crc32(path: pathlib.Path) -> int:
+    """Returns the CRC-32 of a file, or of the names and CRC-32s of the files in a folder; 0 without files."""
+    if path.is_file():
+        return files.crc32(path)
+    return zlib.crc32("".join(f"{file.name} {files.crc32(file)}\n" for file in _files(path)).encode())
 
 
 def _without_folders(reason: str, source: SourceSequence) -> str:

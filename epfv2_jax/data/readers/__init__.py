@@ -8,7 +8,9 @@ from collections.abc import Callable
 
 from epfv2_jax.data.readers.base import Reader
 from epfv2_jax.data.readers.egobody3m import EgoBody3M
+from epfv2_jax.data.readers.recording import Recording
 
 READERS: dict[str, Callable[[str | os.PathLike], Reader]] = {
     "egobody3m": EgoBody3M,
+    "recording": Recording,
 }

@@ -9,9 +9,11 @@ from typing import Protocol
 
 import numpy as np
 
+from epfv2_jax.core.findings import Finding
 from epfv2_jax.data import images
 from epfv2_jax.data.conversion.config import ConversionConfig
 from epfv2_jax.data.records import FrameRun
+from epfv2_jax.geometry.cameras import Model
 from epfv2_jax.geometry.layout import RigLayout
 from epfv2_jax.geometry.skeleton import Skeleton
 
@@ -21,7 +23,7 @@ class SourceSequence(Protocol):
 
     sequence: str  # its name, plain enough for a file
     split: str  # the folder of its records
-    paths: tuple[pathlib.Path, ...]  # its files; when the size of one changes, the sequence is converted again
+    paths: tuple[pathlib.Path, ...]  # its files, or folders of such; when one changes, the sequence is converted again
 
 
 #: Folder names of the splits.
@@ -36,7 +38,7 @@ class Reader(Protocol):
 
     skeleton: Skeleton  # of all sequences; gives J
     layout: RigLayout  # of all sequences; gives V
-    camera_model: str  # as in `geometry.cameras.Camera`
+    camera_model: Model  # of all cameras
 
     def __init__(self, source_dir: str | os.PathLike):
         """Takes the folder."""
@@ -100,6 +102,7 @@ class ReadReport:
     quarantined_frames: list[QuarantinedFrame] = dataclasses.field(default_factory=list)
     bad_views: list[BadView] = dataclasses.field(default_factory=list)
     calibration: list[CameraReport] = dataclasses.field(default_factory=list)
+    findings: list[Finding] = dataclasses.field(default_factory=list)  # of the source's files
 
 
 def split_runs(frame_index: np.ndarray, max_frames: int) -> list[slice]:

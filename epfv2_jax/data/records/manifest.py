@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import os
-from typing import Literal
 
 import jax
 import numpy as np
@@ -14,6 +13,7 @@ from epfv2_jax.core import checks, files
 from epfv2_jax.core import config as config_lib
 from epfv2_jax.data.records.runs import MAX_IMAGE_SIZE, FrameRun
 from epfv2_jax.data.records.shards import Shard
+from epfv2_jax.geometry import cameras
 from epfv2_jax.geometry.layout import RigLayout
 from epfv2_jax.geometry.skeleton import Skeleton
 
@@ -27,7 +27,7 @@ class RecordSpec:
     """What all records of a split have in common."""
 
     image_size_hw: tuple[int, int]
-    camera_model: Literal["pinhole", "fisheye"]  # as in `geometry.cameras.Camera`
+    camera_model: cameras.Model
     frame_s: float  # nominal time from one frame to the next, seconds: the unit of `Frames.frame_gap`
     skeleton: Skeleton
     layout: RigLayout

@@ -13,6 +13,7 @@ from epfv2_jax.core import checks, copies, files
 from epfv2_jax.data.records.manifest import MANIFEST_NAME, Manifest, read_manifest
 from epfv2_jax.data.records.runs import FrameRun, decode
 from epfv2_jax.data.records.shards import RecordEntry, Shard, check_shard_content, check_shard_sizes, local_shard
+from epfv2_jax.geometry.cameras import Model
 from epfv2_jax.geometry.layout import RigLayout
 from epfv2_jax.geometry.skeleton import Skeleton
 
@@ -85,7 +86,7 @@ class Records:
         return self.manifest.spec.image_size_hw
 
     @property
-    def camera_model(self) -> str:
+    def camera_model(self) -> Model:
         """The lens model of all cameras, as in `geometry.cameras.Camera`."""
         return self.manifest.spec.camera_model
 

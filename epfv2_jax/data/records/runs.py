@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-from typing import Literal
 
 import numpy as np
 from flax import serialization
@@ -11,7 +10,7 @@ from epfv2_jax.core import checks
 from epfv2_jax.core import config as config_lib
 from epfv2_jax.data import images as images_lib
 from epfv2_jax.geometry import transforms
-from epfv2_jax.geometry.cameras import Camera
+from epfv2_jax.geometry.cameras import Camera, Model
 from epfv2_jax.structs import Rig
 
 RECORD_VERSION = 2
@@ -107,7 +106,7 @@ class FrameRun:
         return self.joint_valid.shape[1]
 
     @property
-    def camera_model(self) -> str:
+    def camera_model(self) -> Model:
         """The lens model of all views, as in `geometry.cameras.Camera`."""
         return self.rig.cameras.model
 
@@ -129,7 +128,7 @@ class _Cameras:
     thin_prism: np.ndarray
     size_px: np.ndarray
     max_angle_rad: np.ndarray
-    model: Literal["fisheye", "pinhole"]
+    model: Model
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
