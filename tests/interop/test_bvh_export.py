@@ -1,5 +1,6 @@
 """BVH files of motions: our own reader and an independent one find the joints in them, whatever was dropped."""
 
+import tracemalloc
 import warnings
 
 import mover
@@ -120,6 +121,25 @@ def test_bones_of_changing_length_become_constant_and_the_report_says_how_far_jo
     moved_cm = 100 * np.linalg.norm(joints_m - rows["joints_world_m"], axis=-1)
     assert report.max_cm == pytest.approx(moved_cm.max(), abs=0.01) and report.max_cm > 2
     assert report.mean_cm == pytest.approx(moved_cm.mean(), abs=0.01)
+
+
+def test_memory_does_not_grow_with_the_length(tmp_path, monkeypatch):
+    monkeypatch.setattr(motion_lib, "CHUNK_FRAMES", 16)
+    monkeypatch.setattr(export, "_FITTED_FRAMES", 32)
+    rows = mover.rows(32)
+
+    def peak_bytes(repeats: int) -> int:
+        parts = [{**rows, "time_s": rows["time_s"] + i * 32 * mover.FRAME_S} for i in range(repeats)]
+        motion = mover.motion(tmp_path / str(repeats), *parts)
+        tracemalloc.start()
+        report = export.write_bvh(tmp_path / "walk.bvh", motion)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert report.num_rows == 32 * repeats
+        return peak
+
+    few, many = peak_bytes(2), peak_bytes(20)
+    assert many < few + 200_000  # 18 more times the rows have 2.1 MB of joints and rotations
 
 
 @pytest.mark.parametrize(
