@@ -5,6 +5,7 @@ COMMANDS = {
     "train": "Trains a model",
     "evaluate": "Scores a checkpoint",
     "compare": "Compares checkpoints on one split",
+    "predict": "Predicts the motion of recordings",
     "demo": "Streams a sequence and writes a video of it",
     "synthesize": "Makes synthetic sequences",
     "convert": "Converts raw data, such as the EgoBody3M zips, to records",

@@ -44,7 +44,7 @@ from epfv2_jax.data.readers.recording import pictures, tracks
 from epfv2_jax.data.synthetic import config as synthetic_config
 from epfv2_jax.data.synthetic import writer
 from epfv2_jax.deploy import golden as golden_lib
-from epfv2_jax.experiment import recipe
+from epfv2_jax.experiment import predict, recipe
 from epfv2_jax.experiment.config import ExperimentConfig
 from epfv2_jax.geometry import layout, skeleton
 from epfv2_jax.models.encoders import weights
@@ -250,6 +250,12 @@ def make_report(folder: pathlib.Path) -> pathlib.Path:
 def make_settings(folder: pathlib.Path) -> pathlib.Path:
     conversion.claim(folder, conversion.ConversionConfig(levels=(0, 1)))
     return folder / "conversion.json"
+
+
+def make_predictions(folder: pathlib.Path) -> pathlib.Path:
+    settings = predict.Settings(model_sha256="0" * 64, data="/data", reader="egobody3m", doubtful="quarantine")
+    predict.claim(files.locate(folder), settings)
+    return folder / predict.SETTINGS_NAME
 
 
 def make_synthetic(folder: pathlib.Path) -> pathlib.Path:
@@ -467,6 +473,7 @@ READERS: dict[str, Reader] = {
     "progress of a unit": Reader(make_plan, read_status, whole=True, damaged="progress/00000001.json"),
     "report of a sequence": Reader(make_report, lambda path: report_lib.read(path, source_of(path.parent)), whole=True),
     "settings of a conversion": Reader(make_settings, lambda path: make_settings(path.parent)),
+    "settings of predictions": Reader(make_predictions, lambda path: make_predictions(path.parent)),
     "settings of synthetic data": Reader(make_synthetic, lambda path: make_synthetic(path.parent)),
     "goodput": Reader(make_goodput, read_goodput),
     "metrics": Reader(make_log, read_log),

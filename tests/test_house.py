@@ -16,7 +16,7 @@ LAYERS = (
     ("geometry",),
     ("structs",),
     ("models", "objectives", "metrics", "data"),
-    ("checkpoints", "testing"),
+    ("checkpoints", "interop", "testing"),
     ("evaluation", "inference", "profiling"),
     ("training",),
     ("autolabel", "deploy", "viz"),
@@ -37,6 +37,7 @@ OWNERS = {
     "onnx": {"deploy"},
     "onnxruntime": {"deploy"},
     "jax2onnx": {"deploy"},
+    "pyarrow": {"data.labels", "interop.tables"},
     "ray": {"core.tasks"},
     "argparse": {"core", "<command>"},
 }

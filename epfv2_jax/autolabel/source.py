@@ -1,7 +1,6 @@
 """The batches of a unit: chunks of records side by side, with what is damaged left out and listed."""
 
 import concurrent.futures
-import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
 
@@ -111,7 +110,7 @@ def _fill(batch: Batch, b: int, slot: _Slot, pool: concurrent.futures.Executor, 
         if chunk.publish:
             batch.problems += [slot.bad_row(row, Status.BAD_RECORD, slot.reason) for row in rows]
         return
-    faults = _pose_faults(run.T_world_headset[rows])
+    faults = records.headset_faults(run.T_world_headset[rows])
     if chunk.publish:
         batch.problems += [slot.bad_row(rows[i], Status.NON_FINITE, fault) for i, fault in faults.items()]
     rows = np.delete(rows, list(faults))
@@ -126,21 +125,6 @@ def _fill(batch: Batch, b: int, slot: _Slot, pool: concurrent.futures.Executor, 
         place[b] = value
     batch.places[b] = rows
     batch.decoding.append(pool.submit(_decode, run, chunk, rows, frames.images[b], frames.view_valid[b]))
-
-
-def _pose_faults(T_world_headset: np.ndarray) -> dict[int, str]:
-    """Returns what is wrong with poses (n, 4, 4), by index."""
-    name = "the pose of the headset"
-    with contextlib.suppress(ValueError):
-        records.check_headset(T_world_headset, name)
-        return {}
-    faults = {}
-    for i, pose in enumerate(T_world_headset):
-        try:
-            records.check_headset(pose, name)
-        except ValueError as error:
-            faults[i] = str(error)
-    return faults
 
 
 def _decode(

@@ -50,7 +50,9 @@ class EvaluationConfig:
 class EvaluationResult:
     """The result of `evaluate`. Lengths in cm."""
 
-    groups: tuple[str, ...]  # metric groups of the skeleton, in the order of the table
+    groups: tuple[str, ...]  # metric groups of which a joint was scored, in the order of the table
+    num_joints: int  # of the model
+    unscored: tuple[str, ...]  # its joints that are valid in no frame of the data
     metrics: dict[str, float]  # PoseMetrics.summary of the model
     per_joint_cm: dict[str, float]
     calibration: dict[float, float]  # nominal -> measured share inside the ellipsoid; empty without uncertainty
@@ -89,14 +91,17 @@ class Tally:
         """
         if not self._total.frames:
             raise ValueError("nothing to evaluate: no batch holds a valid frame; check the split and its manifest")
-        baselines = baselines or {}
+        baselines, skeleton = baselines or {}, self._skeleton
+        scored = self._total.count > 0
         return EvaluationResult(
-            groups=tuple(self._skeleton.metric_groups),
-            metrics=self._total.summary(self._skeleton),
-            per_joint_cm=self._total.per_joint_cm(self._skeleton),
+            groups=tuple(name for name, joints in skeleton.metric_groups.items() if scored[list(joints)].any()),
+            num_joints=skeleton.num_joints,
+            unscored=tuple(name for name, seen in zip(skeleton.joint_names, scored, strict=True) if not seen),
+            metrics=self._total.summary(skeleton),
+            per_joint_cm=self._total.per_joint_cm(skeleton),
             calibration=self._total.calibration(),
-            baselines={name: sums.summary(self._skeleton) for name, sums in baselines.items()},
-            baselines_per_joint_cm={name: sums.per_joint_cm(self._skeleton) for name, sums in baselines.items()},
+            baselines={name: sums.summary(skeleton) for name, sums in baselines.items()},
+            baselines_per_joint_cm={name: sums.per_joint_cm(skeleton) for name, sums in baselines.items()},
             worst=tuple(self._worst),
             typical=self._sample.typical(self._keep_typical, {example.clip_id for example in self._worst}),
         )
@@ -153,11 +158,12 @@ def score(
 ) -> EvaluationResult:
     """Returns the evaluation of a model on the clips of `data` (at most `max_clips`, spread evenly; 0: all).
 
-    The clips of a batch are spread over the devices of `mesh` (None: all devices). All processes of a run call this and
-    get the same result. Without a mean pose there are no baselines; with one, also the model's own as `config` says.
+    Joints are compared by name: those that the data do not have are not scored. The clips of a batch are spread over
+    the devices of `mesh` (None: all devices). All processes of a run call this and get the same result. Without a mean
+    pose there are no baselines; with one, also the model's own as `config` says.
     """
     mesh = sharding.make_mesh(sharding.MeshConfig()) if mesh is None else mesh
-    batches = open_batches(data, config, mesh, max_clips)
+    batches = open_batches(data, config, mesh, max_clips, model.skeleton)
     if config.hide_views:
         none = np.zeros(model.layout.num_views, bool)
         batches = (batch.replace(frames=show(batch.frames, none)) for batch in batches)
@@ -194,11 +200,20 @@ def _baselines(
 
 
 def open_batches(
-    data: records.Records, config: EvaluationConfig, mesh: jax.sharding.Mesh, max_clips: int = 0
+    data: records.Records,
+    config: EvaluationConfig,
+    mesh: jax.sharding.Mesh,
+    max_clips: int = 0,
+    skeleton: Skeleton | None = None,
 ) -> Iterator[structs.Batch]:
-    """Returns the clips of `data` (at most `max_clips`; 0: all) in batches that divide over the devices of `mesh`."""
+    """Returns the clips of `data` (at most `max_clips`; 0: all) in batches that divide over the devices of `mesh`.
+
+    Their targets are the joints of `skeleton` by name; None: those of the data.
+    """
     batch_size = -(-config.batch_size // mesh.size) * mesh.size
-    return pipeline.eval_batches(data, config.clip_frames, batch_size=batch_size, max_clips=max_clips)
+    return pipeline.eval_batches(
+        data, config.clip_frames, batch_size=batch_size, max_clips=max_clips, skeleton=skeleton
+    )
 
 
 def on_mesh(

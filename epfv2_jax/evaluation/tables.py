@@ -20,6 +20,7 @@ def write_json(result: EvaluationResult, path: str | os.PathLike, extra: Mapping
     """Writes the numbers of `result`, after those of `extra`, as strict JSON (null for what could not be measured)."""
     data = {
         **(extra or {}),
+        "unscored_joints": list(result.unscored),
         "metrics": result.metrics,
         "baselines": result.baselines,
         "per_joint_cm": result.per_joint_cm,
@@ -61,13 +62,21 @@ def rows(result: EvaluationResult, name: str = "model") -> tuple[tuple[str, tupl
 def format_table(result: EvaluationResult, name: str = "model") -> str:
     """Returns the `rows` of a result as a plain-text table under the headings of `columns`.
 
-    Errors are in cm, MPJVE in cm per 1/30 s and at the end in m/s.
+    Errors are in cm, MPJVE in cm per 1/30 s and at the end in m/s. A last line names joints that were not scored.
     """
     shown = rows(result, name)
     width = max(len(label) for label, _ in shown)
     lines = [" ".join(["cm".ljust(width), *(heading.rjust(9) for heading, _ in columns(result))])]
     lines += [" ".join([label.ljust(width), *(f"{value:9.2f}" for value in values)]) for label, values in shown]
-    return "\n".join(lines)
+    return "\n".join([*lines, *filter(None, [unscored_joints(result)])])
+
+
+def unscored_joints(result: EvaluationResult) -> str:
+    """Returns a sentence on the joints that the data do not have; an empty string where they have all."""
+    if not result.unscored:
+        return ""
+    scored = result.num_joints - len(result.unscored)
+    return f"scored: {scored} of {result.num_joints} joints; the data have no {', '.join(result.unscored)}"
 
 
 def number(value: float, digits: int = 2) -> str:

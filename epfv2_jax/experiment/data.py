@@ -17,6 +17,7 @@ from epfv2_jax.data.conversion import command
 from epfv2_jax.data.conversion import convert as conversion
 from epfv2_jax.data.synthetic import stream, writer
 from epfv2_jax.experiment.config import DatasetConfig, ExperimentConfig
+from epfv2_jax.geometry.skeleton import Skeleton
 from epfv2_jax.models.base import PoseModel, predicts_distribution
 from epfv2_jax.training.run import Stream
 
@@ -76,11 +77,16 @@ def open_training(config: ExperimentConfig) -> records.Records:
     return open_split(config.dataset.directory, config.evaluation.validation_split if rendered else config.data.split)
 
 
-def training_poses(config: ExperimentConfig, directory: str | os.PathLike) -> Iterator[structs.Batch]:
-    """Returns batches without images for the mean pose: all training clips, or some of those rendered in the loop."""
+def training_poses(
+    config: ExperimentConfig, directory: str | os.PathLike, skeleton: Skeleton
+) -> Iterator[structs.Batch]:
+    """Returns batches without images for the mean pose: all training clips, or some of those rendered in the loop.
+
+    Their joints are those of the model's skeleton, by name.
+    """
     if config.data.source == "records":
         training = open_split(directory, config.data.split)
-        return pipeline.eval_batches(training, config.data.clip_frames, images=False)
+        return pipeline.eval_batches(training, config.data.clip_frames, images=False, skeleton=skeleton)
     single = pipeline.DataConfig(clip_frames=1, batch_size=64, read_threads=0)
     sample = stream.unpainted_batches(config.dataset.synthetic, single, (16, 16), seed=config.seed)
     return (unpainted.batch for unpainted in itertools.islice(sample, 64))

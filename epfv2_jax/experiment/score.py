@@ -22,18 +22,21 @@ def evaluate(
 ) -> EvaluationResult:
     """Returns the scores of a checkpoint on a split beside its baselines; writes JSON, pictures and a report.
 
-    The mean pose is that of the training split of the same data set; the other baselines are the checkpoint itself with
-    hidden views. In a run of several processes all call this, and the first writes.
+    Joints are compared by name, so the data may have others than the model, or in another order: those that both have
+    are scored, and the table names the others. A name is taken at its word. The mean pose is that of the training split
+    of the same data set; the other baselines are the checkpoint itself with hidden views. In a run of several processes
+    all call this, and the first writes.
 
     Raises:
-      ValueError: there is no checkpoint or no such split, or the data has other joints or views than the model.
+      ValueError: there is no checkpoint or no such split, or the data have none of the model's joints, or other views.
     """
     trained = checkpoints.load(checkpoint)
     config = config_lib.parse(trained.about.experiment)
     split = split or config.evaluation.test_split
     data = data_lib.open_split(data_directory, split)
-    check_same(trained, data, "skeleton", "layout", "image_size_hw")
-    mean_pose = metrics.mean_pose(data_lib.training_poses(config, data_directory), data.skeleton)
+    check_same(trained, data, "layout", "image_size_hw")
+    skeleton = trained.model.skeleton
+    mean_pose = metrics.mean_pose(data_lib.training_poses(config, data_directory, skeleton), skeleton)
     result = evaluate_lib.score(
         trained.model,
         trained.variables,
@@ -47,14 +50,15 @@ def evaluate(
         hidden = config.evaluation.hide_views
         about = {"split": split, "step": trained.step, "hide_views": hidden}
         tables.write_json(result, output / "metrics.json", about)
+        note = f"{trained.kind} checkpoint, step {trained.step}{', scored without images' if hidden else ''}"
         clips = pipeline.build_index(data, config.evaluation.clip_frames)
         report.write_report(
             output,
             result,
-            trained.model.skeleton,
+            skeleton,
             trained.model.layout,
             title=f"{split} split",
-            note=f"{trained.kind} checkpoint, step {trained.step}{', scored without images' if hidden else ''}",
+            note="; ".join(filter(None, [note, tables.unscored_joints(result)])),
             describe_clip=clips.describe,
         )
     return result
@@ -66,7 +70,7 @@ def check_same(trained: checkpoints.Trained, data: records.Records, *names: str)
     Args:
       trained: the model.
       data: the records.
-      names: what must be the same: "skeleton", "layout", "image_size_hw".
+      names: what must be the same: "layout", "image_size_hw".
 
     Raises:
       ValueError: one of these differs.

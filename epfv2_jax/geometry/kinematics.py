@@ -12,6 +12,9 @@ from epfv2_jax.geometry.skeleton import Skeleton, depth_levels
 
 Array = np.ndarray | jax.Array
 
+#: Shorter bones, metres, have no direction in a fit: noise would turn them, and all below them, at will.
+MIN_BONE_M = 0.01
+
 
 def forward_kinematics(
     parents: tuple[int, ...],
@@ -105,12 +108,23 @@ class FittedBody:
     joint_rotations: np.ndarray  # (F, J, 3, 3)
 
 
-def fit_body(skeleton: Skeleton, joints_m: np.ndarray) -> FittedBody:
+def fit_body(
+    skeleton: Skeleton, joints_m: np.ndarray, offsets_m: np.ndarray | None = None, like: np.ndarray | None = None
+) -> FittedBody:
     """Returns the body whose constant offsets and rotations in each frame best fit observed joints (F, J, 3), metres.
 
     The children of a joint with several children turn as one rigid piece; their offsets are the mean over the frames,
     aligned to the rest pose. A single child lies at its mean distance along the rest direction, and the smallest
-    rotation takes it to where it was observed, since the twist about a single bone cannot be observed.
+    rotation takes it to the observed direction, since the twist about a single bone cannot be observed. A bone below
+    `MIN_BONE_M` has no direction: it keeps its mean offset and turns nothing. Directions are those between observed
+    joints, so that a bone above of another length does not turn the bones below it (both our choice).
+
+    Args:
+      skeleton: of the joints.
+      joints_m: (F, J, 3) observed, in any frame.
+      offsets_m: (J, 3) of an earlier fit to the same person, which are kept; None: fitted too.
+      like: (F, J + 1, 3, 3) R_frame_joint, the root's last, of a body near to the observed one: single bones take
+        their twist from it, and make the smallest rotation from there. None: from the bone above.
 
     Raises:
       ValueError: the array is not (F, J, 3), has no frame, or holds values that are not finite.
@@ -120,31 +134,30 @@ def fit_body(skeleton: Skeleton, joints_m: np.ndarray) -> FittedBody:
     checks.at_least(1, **{"joints to fit, number of frames": len(joints_m)})
     checks.finite("joints to fit", joints_m, "drop those frames")
     rest_m = np.asarray(skeleton.rest_offsets_m, np.float32).astype(np.float64)
-    offsets_m = rest_m.copy()
+    fitting = offsets_m is None
+    offsets_m = rest_m.copy() if fitting else np.array(offsets_m, np.float64)
     identity = np.broadcast_to(np.eye(3), (len(joints_m), 3, 3))
     local = np.tile(np.eye(3), (*joints_m.shape[:2], 1, 1))
-    # By joint, -1 for the root: rotations and positions of the fitted body so far.
-    rotations = {-1: identity}
-    positions_m = {-1: joints_m[:, list(skeleton.root_between)].mean(axis=1)}
+    root_m = joints_m[:, list(skeleton.root_between)].mean(axis=1)
+    rotations = {-1: identity}  # R_frame_joint of the fitted body so far
     for joint in (-1, *(j for level in skeleton.depth_levels for j in level)):
         if joint >= 0:
-            parent = skeleton.parents[joint]
-            rotations[joint] = rotations[parent]
-            positions_m[joint] = positions_m[parent] + rotations[parent] @ offsets_m[joint]
+            rotations[joint] = rotations[skeleton.parents[joint]]
         if children := list(skeleton.children(joint)):
-            seen_m = joints_m[:, children] - positions_m[joint][:, None]
+            first = identity if like is None else np.swapaxes(rotations[joint], -1, -2) @ like[:, joint]
+            seen_m = joints_m[:, children] - (root_m if joint < 0 else joints_m[:, joint])[:, None]
             seen_m = np.einsum("fba,fcb->fca", rotations[joint], seen_m)  # in the axes of the joint's parent
-            offsets_m[children], turn = _fit_piece(rest_m[children], seen_m)
+            if fitting:
+                offsets_m[children] = _fit_offsets(rest_m[children], seen_m)
+            turn = _fit_rotations(offsets_m[children], seen_m, first)
             rotations[joint] = rotations[joint] @ turn
             if joint >= 0:
                 local[:, joint] = turn
-    return FittedBody(
-        offsets_m=offsets_m, root_rotation=rotations[-1], root_position_m=positions_m[-1], joint_rotations=local
-    )
+    return FittedBody(offsets_m=offsets_m, root_rotation=rotations[-1], root_position_m=root_m, joint_rotations=local)
 
 
-def _fit_piece(rest_m: np.ndarray, seen_m: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns offsets (C, 3) of a joint's children and rotations (F, 3, 3) that take them to where they were seen.
+def _fit_offsets(rest_m: np.ndarray, seen_m: np.ndarray) -> np.ndarray:
+    """Returns constant offsets (C, 3) of a joint's children, in the orientation of the rest pose.
 
     Args:
       rest_m: (C, 3), offsets in the rest pose.
@@ -154,14 +167,27 @@ def _fit_piece(rest_m: np.ndarray, seen_m: np.ndarray) -> tuple[np.ndarray, np.n
         shape = rest_m
         for _ in range(3):
             shape = np.einsum("fba,fcb->fca", _kabsch(shape, seen_m), seen_m).mean(axis=0)
-        return shape, _kabsch(shape, seen_m)
-    lengths = np.linalg.norm(seen_m[:, 0], axis=-1)
-    rest_length = np.linalg.norm(rest_m[0])
+        return shape
+    length, rest_length = np.linalg.norm(seen_m[:, 0], axis=-1).mean(), np.linalg.norm(rest_m[0])
+    if length < MIN_BONE_M:
+        return seen_m.mean(axis=0)
     direction = rest_m[0] / rest_length if rest_length > 0 else np.array([0.0, 1.0, 0.0])
-    offsets = direction[None] * lengths.mean()
-    if lengths.mean() < 1e-6:
-        return offsets, np.broadcast_to(np.eye(3), (len(seen_m), 3, 3))
-    return offsets, smallest_rotation(direction, seen_m[:, 0] / lengths[:, None])
+    return direction[None] * length
+
+
+def _fit_rotations(offsets_m: np.ndarray, seen_m: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """Returns rotations (F, 3, 3) that best take offsets (C, 3) to observed ones (F, C, 3).
+
+    That of a single offset is the smallest one after the rotations `first` (F, 3, 3).
+    """
+    if len(offsets_m) > 1:
+        return _kabsch(offsets_m, seen_m)
+    length, lengths = np.linalg.norm(offsets_m[0]), np.linalg.norm(seen_m[:, 0], axis=-1, keepdims=True)
+    if length < MIN_BONE_M:
+        return first
+    directions = first @ (offsets_m[0] / length)
+    targets = np.where(lengths > 0, seen_m[:, 0] / np.where(lengths > 0, lengths, 1.0), directions)
+    return smallest_rotation(directions, targets) @ first
 
 
 def _kabsch(source: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -172,14 +198,15 @@ def _kabsch(source: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return (U * sign[:, None, :]) @ Vt
 
 
-def smallest_rotation(unit: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Returns the smallest rotations (F, 3, 3) that take `unit` (3,) to `targets` (F, 3), all of length 1."""
-    # Two half turns, about `unit` and about the direction half-way to the target, make the smallest rotation.
-    half = targets + unit
+def smallest_rotation(units: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Returns the smallest rotations (F, 3, 3) that take `units` (F, 3), or (3,), to `targets` (F, 3), of length 1."""
+    # Two half turns, about the unit and about the direction half-way to the target, make the smallest rotation.
+    units = np.broadcast_to(units, targets.shape)
+    half = targets + units
     opposite = np.linalg.norm(half, axis=-1) < 1e-9
-    across = np.cross(unit, np.eye(3)[np.argmin(np.abs(unit))])
+    across = np.cross(units, np.eye(3)[np.argmin(np.abs(units), axis=-1)])
     half = np.where(opposite[:, None], across, half)
     half = half / np.linalg.norm(half, axis=-1, keepdims=True)
     turn = 2.0 * half[:, :, None] * half[:, None, :] - np.eye(3)  # half turn about `half`: unit -> target
-    first = 2.0 * np.outer(unit, unit) - np.eye(3)  # half turn about `unit`, which stays
+    first = 2.0 * units[:, :, None] * units[:, None, :] - np.eye(3)  # half turn about the unit, which stays
     return turn @ np.where(opposite[:, None, None], np.eye(3), first)

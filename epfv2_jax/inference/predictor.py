@@ -172,6 +172,21 @@ class Predictor:
         inputs.check_frames(frames, self.model.layout, self.image_size_hw)
         return _clip(self.model, self.variables, frames)
 
+    def chunk(self, stream: Any, frames: Frames) -> tuple[Pose, Any]:
+        """Returns the poses (B, T, ...) of the next frames of recorded streams, and the model's state after them.
+
+        As `clip`, but goes on from `stream`, which it uses up: the state that the last chunk returned, or None at the
+        beginning. Compiles for each length; a shorter chunk is padded with `frame_valid` False and may be followed by
+        others.
+
+        Raises:
+          ValueError: as `clip`.
+        """
+        inputs.check_frames(frames, self.model.layout, self.image_size_hw)
+        if stream is None:
+            stream = jax.tree.map(jnp.array, self.model.initial_state(len(frames.frame_valid)))
+        return _chunk(self.model, self.variables, stream, frames)
+
     def sequence(self, frames: Frames, chunk: int = 16) -> Pose:
         """Returns what `clip` does, computed `chunk` frames at a time: for long recordings.
 
@@ -223,6 +238,12 @@ def _reset(model: PoseModel, stream: Any, where: jax.Array) -> Any:
 @functools.partial(jax.jit, static_argnums=0)
 def _clip(model: PoseModel, variables: Any, frames: Frames) -> Pose:
     return _pose(model.apply(variables, frames), base.clean(frames).T_world_headset)
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
+def _chunk(model: PoseModel, variables: Any, stream: Any, frames: Frames) -> tuple[Pose, Any]:
+    predictions, stream = model.apply(variables, frames, stream, method="step")
+    return _pose(predictions, base.clean(frames).T_world_headset), stream
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))

@@ -1,0 +1,1 @@
+"""Predicted motion in the formats of other programs."""

@@ -163,8 +163,10 @@ def ellipsoid_radius(level: float, degrees_of_freedom: float) -> float:
 def mean_pose(batches: Iterable[structs.Batch], skeleton: Skeleton) -> np.ndarray:
     """Returns the mean of the valid target joints (J, 3), headset frame, metres, float64; images are not read.
 
+    NaN for a joint that is valid in no frame.
+
     Raises:
-      ValueError: a joint is valid in no frame.
+      ValueError: that holds for all joints.
     """
     total, count = np.zeros((skeleton.num_joints, 3)), np.zeros(skeleton.num_joints)
     for batch in batches:
@@ -172,10 +174,10 @@ def mean_pose(batches: Iterable[structs.Batch], skeleton: Skeleton) -> np.ndarra
         joints = np.where(valid[..., None], np.asarray(batch.targets.joints_headset_m, np.float64), 0.0)
         total += joints.sum((0, 1))
         count += valid.sum((0, 1))
-    if not count.all():
-        names = [name for name, n in zip(skeleton.joint_names, count, strict=True) if not n]
-        raise ValueError(f"mean pose: {', '.join(names)} valid in no frame; give batches in which every joint is seen")
-    return total / count[:, None]
+    if not count.any():
+        raise ValueError(f"mean pose: no joint of {skeleton.name!r} is valid in any frame; give batches with a truth")
+    seen = count[:, None] > 0
+    return np.where(seen, total / np.where(seen, count[:, None], 1), np.nan)
 
 
 def mean_pose_predictions(mean_pose_headset_m: jax.Array, batch: structs.Batch) -> structs.Predictions:

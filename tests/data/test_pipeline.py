@@ -272,6 +272,34 @@ def test_eval_batches_without_images(data):
         assert_same(a.targets, b.targets)
 
 
+def test_eval_batches_have_the_joints_that_are_asked_for_by_name(data):
+    names = ("b_l_wrist", "tail", "b_head")
+    asked = skeleton.Skeleton(
+        name="asked",
+        joint_names=names,
+        parents=(-1, 0, 0),
+        mirror=(0, 1, 2),
+        root_between=(0,),
+        groups=(),
+        rest_offsets_m=((0.0, 0.0, 0.0),) * 3,
+        rest_root_headset_m=(0.0, 0.0, 0.0),
+    )
+    full = pipeline.eval_batches(data, 4, images=False)
+    some = pipeline.eval_batches(data, 4, images=False, skeleton=asked)
+    for a, b in zip(full, some, strict=True):
+        assert b.targets.joints_headset_m.shape == (8, 4, 3, 3) and b.targets.joints_headset_m.dtype == np.float32
+        assert not b.targets.joint_valid[..., 1].any() and not b.targets.joints_headset_m[..., 1, :].any()
+        for place in (0, 2):
+            own = skeleton.EGOBODY3M.index(names[place])
+            np.testing.assert_array_equal(
+                b.targets.joints_headset_m[..., place, :], a.targets.joints_headset_m[..., own, :]
+            )
+            np.testing.assert_array_equal(b.targets.joint_valid[..., place], a.targets.joint_valid[..., own])
+        assert_same(b.frames, a.frames)
+    with pytest.raises(ValueError, match="joints of 'egobody3m', none of which has a name of 'asked'; convert"):
+        pipeline.eval_batches(data, 4, skeleton=dataclasses.replace(asked, joint_names=("a", "b", "c")))
+
+
 def abstract(batch):
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), batch)
 

@@ -210,3 +210,29 @@ def test_table_has_the_published_columns_in_their_order(case):
     assert list(rows) == list(expected)
     assert [values[0] for values in rows.values()] == pytest.approx(list(expected.values()), abs=0.006)
     assert rows["tiny"][-2] == pytest.approx(result.metrics["pa_mpjpe_cm"], abs=0.006)
+
+
+def test_joints_that_the_data_do_not_have_are_not_scored(case, tmp_path):
+    """Whatever the model says about them. The table names them, and leaves groups without a scored joint out."""
+    batch, predictions = case
+    missing = [j for j, name in enumerate(EGOBODY3M.joint_names) if "wrist" in name or name == "b_head"]
+    valid = batch.targets.joint_valid.copy()
+    valid[..., missing] = False
+    wild = predictions.joints_headset_m.copy()
+    wild[:, :, missing] = 1e6
+    part_ = batch.replace(targets=batch.targets.replace(joint_valid=valid))
+    pose = metrics.mean_pose([part_], EGOBODY3M)
+    result = evaluation.evaluate(oracle(predictions.replace(joints_headset_m=wild), batch), [part_], EGOBODY3M, pose)
+    scored = [j for j in range(fakes.J) if j not in missing]
+    err_m = np.linalg.norm(predictions.joints_headset_m - batch.targets.joints_headset_m, axis=-1)
+    counted = (batch.frames.frame_valid[..., None] & valid)[..., scored]
+    assert result.metrics["mpjpe_cm"] == pytest.approx(100 * err_m[..., scored][counted].mean(), rel=1e-4)
+    assert result.unscored == ("b_head", "b_l_wrist", "b_r_wrist")
+    assert result.groups == ("shoulder", "leg", "foot")
+    assert np.isfinite(list(result.baselines[MEAN_POSE].values())).sum() == len(result.baselines[MEAN_POSE]) - 1
+    told = "scored: 23 of 26 joints; the data have no b_head, b_l_wrist, b_r_wrist"
+    assert tables.format_table(result).splitlines()[-1] == told
+    tables.write_json(result, tmp_path / "metrics.json")
+    assert json.loads((tmp_path / "metrics.json").read_text())["unscored_joints"] == list(result.unscored)
+    whole = evaluation.evaluate(oracle(predictions, batch), [batch], EGOBODY3M)
+    assert whole.unscored == () and "scored" not in tables.format_table(whole)

@@ -130,6 +130,39 @@ def test_fit_rebuilds_a_body_of_another_skeleton():
     np.testing.assert_allclose(_rebuild(other, kinematics.fit_body(other, joints)), joints, atol=1e-5)
 
 
+def test_fit_keeps_the_bones_of_an_earlier_fit():
+    bodies = [_random_body(seed, frames=6) for seed in (2, 4)]
+    first, second = (np.asarray(fk(*pose, bodies[0][3])) for *pose, _ in bodies)
+    offsets_m = kinematics.fit_body(SKELETON, first).offsets_m
+    body = kinematics.fit_body(SKELETON, second, offsets_m)
+    np.testing.assert_array_equal(body.offsets_m, offsets_m)
+    np.testing.assert_allclose(_rebuild(SKELETON, body), second, atol=2e-5)
+
+
+def test_fit_takes_the_twist_of_single_bones_from_a_body_that_is_like_it():
+    root, position, local, offsets = (np.asarray(x, np.float64) for x in _random_body(2, frames=6))
+    leaves = [j for j in range(SKELETON.num_joints) if j not in SKELETON.inner_joints]
+    local[:, leaves] = np.eye(3)
+    around = list(SKELETON.children(-1))
+    offsets[:, around] = np.asarray(SKELETON.rest_offsets_m)[around]  # the root between the hips
+    joints, rotations = kinematics.forward_kinematics(SKELETON.parents, root, position, local, offsets)
+    like = np.concatenate([rotations, root[:, None]], axis=1)
+    np.testing.assert_allclose(kinematics.fit_body(SKELETON, joints, like=like).joint_rotations, local, atol=1e-3)
+    without = kinematics.fit_body(SKELETON, joints)
+    assert np.abs(without.joint_rotations - local).max() > 0.1
+
+
+def test_fit_gives_bones_of_no_length_no_direction():
+    *pose, offsets = _random_body(2, frames=40)
+    noise = np.random.default_rng(0).normal(0, 1e-3, (40, SKELETON.num_joints, 3))
+    joints = np.asarray(fk(*pose, offsets)) + noise
+    body = kinematics.fit_body(SKELETON, joints)
+    ankle = SKELETON.index("b_l_talocrural")  # at rest it coincides with its parent
+    assert np.linalg.norm(body.offsets_m[ankle]) < kinematics.MIN_BONE_M
+    np.testing.assert_array_equal(body.joint_rotations[:, SKELETON.parents[ankle]], np.tile(np.eye(3), (40, 1, 1)))
+    assert np.linalg.norm(_rebuild(SKELETON, body) - joints, axis=-1).max() < 0.015
+
+
 def test_fit_refuses_bad_input():
     with pytest.raises(ValueError, match=r"joints to fit: expected \(any, 26, 3\) floating, got \(2, 5, 3\)"):
         kinematics.fit_body(SKELETON, np.zeros((2, 5, 3)))

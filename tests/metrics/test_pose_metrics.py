@@ -179,10 +179,15 @@ def test_mean_pose_is_the_mean_of_the_valid_targets_and_beats_its_neighbours():
     assert sum(s.squared_error_sum.sum() for s in sums[::2]) < sum(s.squared_error_sum.sum() for s in sums[1::2])
 
 
-def test_mean_pose_of_a_joint_never_seen_names_it():
+def test_mean_pose_of_a_joint_never_seen_is_not_known():
     batch = fakes.fake_batch()
+    known = metrics.mean_pose([batch], EGOBODY3M)
     batch.targets.joint_valid[..., 4] = False
-    with pytest.raises(ValueError, match="b_l_wrist"):
+    pose = metrics.mean_pose([batch], EGOBODY3M)
+    assert np.isnan(pose[4]).all()
+    np.testing.assert_array_equal(np.delete(pose, 4, axis=0), np.delete(known, 4, axis=0))
+    batch.targets.joint_valid[:] = False
+    with pytest.raises(ValueError, match="mean pose: no joint of 'egobody3m' is valid in any frame"):
         metrics.mean_pose([batch], EGOBODY3M)
 
 

@@ -55,7 +55,7 @@ def convert(
     reader = READERS[config.reader](source_dir)
     out_dir = files.on_disk(out_dir, "convert there, then copy the records to the store")
     sequences = reader.find_sequences()
-    spec = _spec(reader, sequences, config)
+    spec = record_spec(reader, sequences, config)
     claim(out_dir, config)
     share = engine.share(sequences)
     done: dict[tuple[str, str], SequenceReport] = {}
@@ -121,7 +121,8 @@ class _Converter:
         return (convert_sequence(self.reader, source, self.spec, self.out_dir, self.config) for source in sequences)
 
 
-def _spec(reader: Reader, sequences: Sequence[SourceSequence], config: ConversionConfig) -> records.RecordSpec:
+def record_spec(reader: Reader, sequences: Sequence[SourceSequence], config: ConversionConfig) -> records.RecordSpec:
+    """Returns what the records of all these sequences have in common."""
     return records.RecordSpec(
         image_size_hw=config.image_size_hw,
         camera_model=reader.camera_model,

@@ -25,6 +25,7 @@ from epfv2_jax.data.records.runs import (
     decode_images,
     encode,
     frame_gaps,
+    headset_faults,
 )
 from epfv2_jax.data.records.shards import (
     SHARD_SUFFIX,
@@ -57,6 +58,7 @@ __all__ = [
     "decode_images",
     "encode",
     "frame_gaps",
+    "headset_faults",
     "local_shard",
     "open_records",
     "read_manifest",

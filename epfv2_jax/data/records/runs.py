@@ -202,6 +202,21 @@ def check_headset(T_world_headset: np.ndarray, name: str = "the pose of the head
     checks.within(0, MAX_POSITION_M, **{f"{name}: largest coordinate, m": far})
 
 
+def headset_faults(T_world_headset: np.ndarray) -> dict[int, str]:
+    """Returns what is wrong with poses (n, 4, 4) by index: why `check_headset` refuses them."""
+    name = "the pose of the headset"
+    with contextlib.suppress(ValueError):
+        check_headset(T_world_headset, name)
+        return {}
+    faults = {}
+    for i, pose in enumerate(T_world_headset):
+        try:
+            check_headset(pose, name)
+        except ValueError as error:
+            faults[i] = str(error)
+    return faults
+
+
 def frame_gaps(time_s: np.ndarray, frame_s: float, before_s: float | None = None) -> np.ndarray:
     """Returns (n,) int32 frame times since the previous frame, rounded and at least 1.
 
