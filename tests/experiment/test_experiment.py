@@ -43,6 +43,11 @@ SHIPPED = [
     ("mocap", "no_projection"),
     *(("student_egobody3m", variant) for variant in ("resnet18", "mobilenetv4")),
     *(("baselines/lstm", size) for size in ("cpu", "gpu")),
+    *(
+        (f"baselines/{name}", variant)
+        for name in ("epfv1", "unrealego")
+        for variant in ("heatmap", "pose", "heatmap-gpu", "pose-gpu")
+    ),
 ]
 
 

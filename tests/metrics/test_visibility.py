@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from epfv2_jax.evaluation import evaluate
+from epfv2_jax.geometry import cameras
 from epfv2_jax.geometry.skeleton import EGOBODY3M
 from epfv2_jax.metrics.visibility import ALL_JOINTS, InViewMetrics, in_view
 from epfv2_jax.structs import Predictions
@@ -50,6 +51,8 @@ def test_only_valid_cameras_see():
 def test_in_view_is_what_the_pictures_show():
     """The two are computed apart: here for all joints at once, there along the bones of one frame."""
     batch = fakes.fake_batch(B=1, T=1)
+    half = batch.frames.rig.replace(cameras=cameras.crop(batch.frames.rig.cameras, 0, 0, 8, 16))
+    batch = batch.replace(frames=batch.frames.replace(rig=half))
     seen = np.asarray(in_view(batch.targets.joints_headset_m, batch.frames))[0, 0]
     batch.targets.joint_valid[:] = True
     predictions = fakes.fake_predictions(batch)

@@ -249,7 +249,7 @@ def test_streams_give_what_clips_give(case, chunk):
     assert_close(state_, last)
 
 
-def test_what_lies_under_masks_changes_nothing(case):
+def test_what_lies_under_masks_changes_nothing(case, helpers):
     """NaN too, in every input that has a mask."""
     rng = np.random.default_rng(1)
     frames, frame_valid = case.frames, np.ones((PEOPLE, case.num_frames), bool)
@@ -272,6 +272,8 @@ def test_what_lies_under_masks_changes_nothing(case):
     assert_close(at(found, frame_valid), at(expected, frame_valid), atol=1e-6)
     assert_close(at(found, frame_valid), at(case.clip, frame_valid))  # nor does the padding
     assert_close(found_state, expected_state, atol=1e-6)
+    _, ended = case.run(helpers.time_slice(frames, 0, 6), start)
+    assert_close(at(found_state, 0), at(ended, 0))  # the stream goes on where its valid frames ended
 
 
 def test_no_prediction_depends_on_a_later_frame(case):
