@@ -148,6 +148,9 @@ def test_only_views_that_have_a_joint_in_them_count():
     one, other = run(batch.frames), run(blind)
     np.testing.assert_array_equal(one.intermediate_joints_m["proposal"], other.intermediate_joints_m["proposal"])
     assert np.abs(one.joints_headset_m - other.joints_headset_m).max() > 1e-4
+    hidden = np.zeros_like(batch.frames.view_valid)  # cameras of views that are not valid do not matter
+    first, second = (run(frames.replace(view_valid=hidden)) for frames in (batch.frames, blind))
+    jax.tree.map(np.testing.assert_array_equal, first, second)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +190,7 @@ def test_the_objective_is_the_sum_of_mean_distances():
 @pytest.mark.slow
 def test_it_learns_eight_frames_by_heart():
     """First heatmaps, then poses from the encoder and neck that they trained."""
-    batch = fakes.fake_batch(B=8, T=1, image_hw=(48, 48))
+    batch = fakes.fake_batch(B=8, T=1, image_hw=(32, 32))
     smooth = scipy.ndimage.gaussian_filter(np.random.default_rng(0).random(batch.frames.images.shape), (0, 0, 0, 3, 3))
     images = ((smooth - smooth.min()) / np.ptp(smooth)).astype(np.float32)
     batch = batch.replace(frames=batch.frames.replace(images=images))
@@ -200,7 +203,7 @@ def test_it_learns_eight_frames_by_heart():
 
     def train(model, objective, start, steps):
         variables = jax.jit(model.init)(jax.random.key(0), batch.frames)
-        optimizer = optax.adam(optax.cosine_decay_schedule(2e-3, steps))
+        optimizer = optax.adam(optax.cosine_decay_schedule(4e-3, steps))
         variables = {
             c: {**tree, **{k: v for k, v in start.get(c, {}).items() if k in tree}} for c, tree in variables.items()
         }
@@ -226,10 +229,10 @@ def test_it_learns_eight_frames_by_heart():
         return {"encoder": params["encoder"], "neck": params["neck"]}, stats, first, value, predictions
 
     heatmap = objectives.build(HeatmapObjectiveConfig(), EGOBODY3M)
-    params, stats, first, last, _ = train(small_model(heatmap_head=True), heatmap, {}, 200)
+    params, stats, first, last, _ = train(small_model(heatmap_head=True), heatmap, {}, 100)
     assert last < 0.5 * first
     distances = objectives.build(DistancesObjectiveConfig(), EGOBODY3M)
-    *_, first, last, found = train(small_model(), distances, {"params": params, "batch_stats": stats}, 500)
+    *_, first, last, found = train(small_model(), distances, {"params": params, "batch_stats": stats}, 150)
     error_m = np.linalg.norm(found.joints_headset_m - batch.targets.joints_headset_m, axis=-1)
     assert 100 * error_m[batch.targets.joint_valid].mean() < 2.0
     assert last < 0.15 * first
