@@ -1,5 +1,10 @@
 """Imported weights give the outputs of the network in PyTorch, in evaluation and in training."""
 
+import re
+import subprocess
+import sys
+
+import jax
 import numpy as np
 import pytest
 
@@ -73,3 +78,17 @@ def test_outputs_and_statistics_are_those_of_the_original(networks, variables, t
         theirs = theirs.numpy()
         assert theirs.std(0).max() > 1e-2, "what is alike everywhere would show nothing"
         assert np.abs(ours - theirs).max() <= (1e-3 if train else 1e-4) * np.abs(theirs).max(), name
+
+
+def test_the_command_for_a_pickle_converts_the_authors_files(networks, tmp_path, variables):
+    """Their state dictionaries hold tensors that share memory, which safetensors does not write as they are."""
+    files = []
+    for i, net in enumerate(networks):
+        torch.save(net.state_dict(), tmp_path / f"{i}.pth")
+        with pytest.raises(ValueError, match="a pickle") as error:
+            reading.read(tmp_path / f"{i}.pth")
+        command = re.search(r'python -c "(.*)"$', str(error.value))[1]
+        subprocess.run([sys.executable, "-c", command], cwd=tmp_path, check=True)
+        files.append(reading.read(tmp_path / f"{i}.float32.safetensors"))
+    again = load(files, CONFIG).variables
+    jax.tree.map(np.testing.assert_array_equal, again["params"], variables["params"])

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from epfv2_jax.models.baselines.unrealego.heatmaps import KERNEL_INIT
@@ -21,13 +22,14 @@ class AutoEncoder(nn.Module):
     """Returns joints (N, J, 3) and the reconstructed heatmaps (N, h, w, C), both float32, from heatmaps (N, h, w, C).
 
     Each layer is followed by batch normalisation and LeakyReLU, those of the code and of the reconstruction too; only
-    the pose comes from a linear layer. The joints are in the unit of that layer.
+    the pose comes from a linear layer.
 
     Source: the public code of UnrealEgo, for maps of 64x64. Our choice: each convolution halves the map, so sides that
-    are no multiples of 2^(number of convolutions) are padded with zeros at their ends and cut off again.
+    are no multiples of 2^(number of convolutions) are padded with zeros at their ends and cut off again. And the
+    pose starts as a rest pose, not as zero: Adam's small steps take long to where the feet are in the headset frame.
     """
 
-    num_joints: int
+    rest: tuple[tuple[float, float, float], ...]  # J joints, in the unit of the output: the pose starts there
     conv_widths: tuple[int, ...]
     dense_widths: tuple[int, ...]
     code_width: int
@@ -61,7 +63,11 @@ class AutoEncoder(nn.Module):
 
         for i in (1, 2):
             x = block(self._dense(self.pose_width, f"pose_fc{i}"), x)
-        joints = nn.Dense(3 * self.num_joints, kernel_init=KERNEL_INIT, name="pose_fc3")(x.astype(jnp.float32))
+        rest = np.asarray(self.rest, np.float32)
+        pose = nn.Dense(
+            rest.size, kernel_init=KERNEL_INIT, bias_init=lambda *_: jnp.asarray(rest.ravel()), name="pose_fc3"
+        )
+        joints = pose(x.astype(jnp.float32)).reshape(N, *rest.shape)
 
         x = code
         for i, width in enumerate((*reversed(self.dense_widths), flat)):
@@ -69,7 +75,7 @@ class AutoEncoder(nn.Module):
         x = x.reshape(N, *smallest)
         for i, width in enumerate((*reversed(self.conv_widths[:-1]), C)):
             x = block(self._deconv(width, f"deconv{i + 1}"), x)
-        return joints.reshape(N, self.num_joints, 3), x[:, :h, :w].astype(jnp.float32)
+        return joints, x[:, :h, :w].astype(jnp.float32)
 
     def _dense(self, width: int, name: str) -> nn.Dense:
         return nn.Dense(width, kernel_init=KERNEL_INIT, dtype=self.dtype, name=name)

@@ -7,7 +7,8 @@ from the first stage's modules `encoder` and `heatmaps` (`init_from`, `init_modu
 Our choice where the original has two views of 256x256 pixels and poses relative to the pelvis:
 
 * V views: their maps and heatmaps are concatenated, as the original's two are. Two views are the original's network.
-* Poses are in the headset frame, in metres; the last layer and the loss have the original's centimetres.
+* Poses are in the headset frame, in metres; the last layer and the loss have the original's centimetres. The
+  pose starts as the rest pose.
 * The frozen network normalises by its running statistics. In the authors' code a call of `train()` on the whole model
   puts it back to batch statistics, which differ from those that it is tested with, and goes on moving the running ones.
 """
@@ -101,7 +102,7 @@ class UnrealEgo(base.SingleFrameModel):
             dtype=dtype,
         )
         self.autoencoder = AutoEncoder(
-            num_joints=self.skeleton.num_joints,
+            rest=tuple(map(tuple, (_CM_PER_M * self.skeleton.rest_joints_headset_m()).tolist())),
             conv_widths=config.conv_widths,
             dense_widths=config.dense_widths,
             code_width=config.code_width,
