@@ -23,6 +23,7 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+import unrealego_files
 import walker
 
 from epfv2_jax import checkpoints
@@ -37,8 +38,8 @@ from epfv2_jax.data.calibration import formats
 from epfv2_jax.data.conversion import convert as conversion
 from epfv2_jax.data.conversion import report as report_lib
 from epfv2_jax.data.mocap import loading
-from epfv2_jax.data.readers import egobody3m
-from epfv2_jax.data.readers.base import CameraReport, QuarantinedFrame
+from epfv2_jax.data.readers import egobody3m, unrealego
+from epfv2_jax.data.readers.base import CameraReport, QuarantinedFrame, ReadReport
 from epfv2_jax.data.synthetic import config as synthetic_config
 from epfv2_jax.data.synthetic import writer
 from epfv2_jax.deploy import golden as golden_lib
@@ -363,6 +364,22 @@ def read_motion(path: pathlib.Path) -> Any:
     assert np.abs(rotations @ np.swapaxes(rotations, -1, -2) - np.eye(3)).max() < 1e-4
 
 
+def make_unrealego(folder: pathlib.Path) -> pathlib.Path:
+    unrealego_files.write(folder, "a", frames=range(3))
+    return folder / "a" / "json" / "frame_0.json"
+
+
+def read_unrealego(path: pathlib.Path) -> Any:
+    """Reads all but one damaged frame, which the report names."""
+    report, config = ReadReport(), conversion.ConversionConfig(reader="unrealego", image_size_hw=SIZE_HW)
+    reader = unrealego.UnrealEgo(path.parents[2])
+    (source,) = reader.find_sequences()
+    for run in reader.read(source, config, report):
+        run.check_motion()
+    for note in (*report.quarantined_frames, *report.bad_views):
+        raise ValueError(note.reason)
+
+
 @functools.cache
 def quickstart() -> dict[str, Any]:
     return recipe.read(str(pathlib.Path(__file__).parents[1] / "configs" / "quickstart.py"))
@@ -459,6 +476,11 @@ READERS: dict[str, Reader] = {
             *("ros plumb_bob", "colmap opencv", "ocam text", "ocam json"),
         )
     },
+    "labels of UnrealEgo": Reader(make_unrealego, read_unrealego),
+    "list of UnrealEgo": Reader(make_unrealego, read_unrealego, damaged="train.txt", named="listed"),
+    "image of UnrealEgo": Reader(
+        make_unrealego, read_unrealego, damaged="a/fisheye_final_image/camera_left/final_1.png"
+    ),
     "configuration": Reader(plain(configuration), read_configuration, named="file"),
     "overrides": Reader(plain(lambda: OVERRIDES), read_overrides, named="config"),
 }

@@ -9,8 +9,10 @@ from collections.abc import Callable
 from epfv2_jax.data.readers.base import Reader
 from epfv2_jax.data.readers.egobody3m import EgoBody3M
 from epfv2_jax.data.readers.recording import Recording
+from epfv2_jax.data.readers.unrealego import UnrealEgo
 
 READERS: dict[str, Callable[[str | os.PathLike], Reader]] = {
     "egobody3m": EgoBody3M,
     "recording": Recording,
+    "unrealego": UnrealEgo,
 }
