@@ -17,6 +17,7 @@ import zipfile
 from collections.abc import Callable
 from typing import Any
 
+import aria_files
 import calibration_files
 import fuzzing
 import jax
@@ -33,12 +34,13 @@ from epfv2_jax.autolabel.identity import identify_records
 from epfv2_jax.checkpoints import About
 from epfv2_jax.core import config as config_lib
 from epfv2_jax.core import files, overrides
+from epfv2_jax.core.findings import raise_first
 from epfv2_jax.data import images, labels, records, rig
 from epfv2_jax.data.calibration import formats
 from epfv2_jax.data.conversion import convert as conversion
 from epfv2_jax.data.conversion import report as report_lib
 from epfv2_jax.data.mocap import loading
-from epfv2_jax.data.readers import egobody3m, unrealego
+from epfv2_jax.data.readers import adt, aria, egobody3m, unrealego
 from epfv2_jax.data.readers.base import CameraReport, QuarantinedFrame, ReadReport
 from epfv2_jax.data.synthetic import config as synthetic_config
 from epfv2_jax.data.synthetic import writer
@@ -380,6 +382,19 @@ def read_unrealego(path: pathlib.Path) -> Any:
         raise ValueError(note.reason)
 
 
+def make_adt(folder: pathlib.Path) -> pathlib.Path:
+    aria_files.write_adt(folder)
+    return folder / "aria_trajectory.csv"
+
+
+def read_adt(path: pathlib.Path) -> Any:
+    track = aria.read_trajectory(path)
+    joints, finding = adt.read_joints(adt.skeleton_of(path.parent))
+    assert np.isfinite(track.at(joints.stamps_ns)).all()
+    assert np.isfinite(joints.at(track.stamps_ns)[0]).all()
+    raise_first([dataclasses.replace(finding, is_error=True)])
+
+
 @functools.cache
 def quickstart() -> dict[str, Any]:
     return recipe.read(str(pathlib.Path(__file__).parents[1] / "configs" / "quickstart.py"))
@@ -481,6 +496,10 @@ READERS: dict[str, Reader] = {
     "image of UnrealEgo": Reader(
         make_unrealego, read_unrealego, damaged="a/fisheye_final_image/camera_left/final_1.png"
     ),
+    "trajectory of Aria": Reader(make_adt, read_adt),
+    "skeleton of Aria Digital Twin": Reader(make_adt, read_adt, damaged="Skeleton_T.json"),
+    "metadata of Aria Digital Twin": Reader(make_adt, read_adt, damaged="metadata.json"),
+    "association of Aria Digital Twin": Reader(make_adt, read_adt, damaged="skeleton_aria_association.json"),
     "configuration": Reader(plain(configuration), read_configuration, named="file"),
     "overrides": Reader(plain(lambda: OVERRIDES), read_overrides, named="config"),
 }
