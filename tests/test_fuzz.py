@@ -22,6 +22,7 @@ import calibration_files
 import fuzzing
 import jax
 import numpy as np
+import nymeria_files
 import pytest
 import safetensors.numpy
 import unrealego_files
@@ -40,7 +41,7 @@ from epfv2_jax.data.calibration import formats
 from epfv2_jax.data.conversion import convert as conversion
 from epfv2_jax.data.conversion import report as report_lib
 from epfv2_jax.data.mocap import loading
-from epfv2_jax.data.readers import adt, aria, egobody3m, unrealego
+from epfv2_jax.data.readers import adt, aria, egobody3m, nymeria, unrealego
 from epfv2_jax.data.readers.base import CameraReport, QuarantinedFrame, ReadReport
 from epfv2_jax.data.synthetic import config as synthetic_config
 from epfv2_jax.data.synthetic import writer
@@ -395,6 +396,23 @@ def read_adt(path: pathlib.Path) -> Any:
     raise_first([dataclasses.replace(finding, is_error=True)])
 
 
+def make_nymeria(folder: pathlib.Path) -> pathlib.Path:
+    nymeria_files.write(folder / nymeria_files.NAME)
+    nymeria_files.write_glb(folder / nymeria_files.NAME / "body" / "xdata_blueman.glb")
+    return folder / nymeria_files.NAME / "body" / "xdata.npz"
+
+
+def read_suit(path: pathlib.Path) -> Any:
+    suit = nymeria.read_xsens(path)
+    assert (np.diff(suit.timecode_ns) > 0).all() and np.isfinite(suit.positions_m).all()
+    assert (np.linalg.norm(suit.quaternions, axis=-1) > 0.4).all()
+
+
+def read_glb(path: pathlib.Path) -> Any:
+    glb = path.with_name("xdata_blueman.glb")
+    assert np.isfinite(nymeria.read_motion(glb, skeleton.EGOBODY3M.joint_names, nymeria_files.ROWS)).all()
+
+
 @functools.cache
 def quickstart() -> dict[str, Any]:
     return recipe.read(str(pathlib.Path(__file__).parents[1] / "configs" / "quickstart.py"))
@@ -500,6 +518,8 @@ READERS: dict[str, Reader] = {
     "skeleton of Aria Digital Twin": Reader(make_adt, read_adt, damaged="Skeleton_T.json"),
     "metadata of Aria Digital Twin": Reader(make_adt, read_adt, damaged="metadata.json"),
     "association of Aria Digital Twin": Reader(make_adt, read_adt, damaged="skeleton_aria_association.json"),
+    "suit of Nymeria": Reader(make_nymeria, read_suit),
+    "GLB of Nymeria": Reader(make_nymeria, read_glb, damaged=f"{nymeria_files.NAME}/body/xdata_blueman.glb"),
     "configuration": Reader(plain(configuration), read_configuration, named="file"),
     "overrides": Reader(plain(lambda: OVERRIDES), read_overrides, named="config"),
 }

@@ -9,12 +9,14 @@ from collections.abc import Callable
 from epfv2_jax.data.readers.adt import AriaDigitalTwin
 from epfv2_jax.data.readers.base import Reader
 from epfv2_jax.data.readers.egobody3m import EgoBody3M
+from epfv2_jax.data.readers.nymeria import Nymeria
 from epfv2_jax.data.readers.recording import Recording
 from epfv2_jax.data.readers.unrealego import UnrealEgo
 
 READERS: dict[str, Callable[[str | os.PathLike], Reader]] = {
     "adt": AriaDigitalTwin,
     "egobody3m": EgoBody3M,
+    "nymeria": Nymeria,
     "recording": Recording,
     "unrealego": UnrealEgo,
 }
