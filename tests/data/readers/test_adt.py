@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from epfv2_jax.core import files
 from epfv2_jax.data import records
 from epfv2_jax.data.conversion import convert as conversion
 from epfv2_jax.data.readers import READERS, adt, aria, base
@@ -122,6 +123,15 @@ def test_what_is_wrong_is_named(sequence, tmp_path, file, old, new, message):
 def test_sequences_outside_of_splits_are_refused(sequence):
     with pytest.raises(ValueError, match=r"folders of splits: there are none; .* put its sequences into folders train"):
         adt.AriaDigitalTwin(sequence).find_sequences()
+
+
+def test_joints_are_mapped_to_the_same_points(shared_data):
+    expected = {"b_l_arm": "LUArm", "b_l_forearm": "LFArm", "b_l_wrist": "LHand", "b_l_upleg": "LThigh"}
+    expected |= {"b_l_leg": "LShin", "b_l_talocrural": "LFoot", "b_l_foot_twist": "LFoot"}
+    expected |= {name.replace("_l_", "_r_"): "R" + label[1:] for name, label in expected.items()}
+    assert expected == adt.JOINTS
+    copy = shared_data / "aria_adt_asl" / "test" / "adt_apartment_3frames" / "mav0" / "joints0" / "sensor.yaml"
+    assert list(adt.LABELS) == files.read_yaml(copy)["names"]
 
 
 @pytest.mark.extras

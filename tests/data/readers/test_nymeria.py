@@ -52,6 +52,18 @@ def test_the_joints_of_the_suit_come_to_the_images_times_and_world(folder):
     assert "xdata_blueman.glb: no such file; the 14 joints of the suit are taken" in findings["momentum"].problem
 
 
+def test_segments_are_in_the_order_of_the_files_and_mapped_to_the_same_points():
+    order = (
+        "Pelvis L5 L3 T12 T8 Neck Head R_Shoulder R_UpperArm R_Forearm R_Hand L_Shoulder L_UpperArm L_Forearm L_Hand"
+    )
+    order += " R_UpperLeg R_LowerLeg R_Foot R_Toe L_UpperLeg L_LowerLeg L_Foot L_Toe"
+    assert " ".join(nymeria.PARTS) == order
+    expected = {"b_l_arm": "L_UpperArm", "b_l_forearm": "L_Forearm", "b_l_wrist": "L_Hand", "b_l_upleg": "L_UpperLeg"}
+    expected |= {"b_l_leg": "L_LowerLeg", "b_l_talocrural": "L_Foot", "b_l_foot_twist": "L_Foot"}
+    expected |= {name.replace("_l_", "_r_"): "R" + part[1:] for name, part in expected.items()}
+    assert expected == nymeria.JOINTS
+
+
 def test_the_joints_of_a_momentum_body_are_taken_by_name(folder):
     nymeria_files.write_glb(folder / "body" / "xdata_blueman.glb")
     run, findings = read(folder)
