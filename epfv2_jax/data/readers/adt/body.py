@@ -63,6 +63,7 @@ def skeleton_of(folder: pathlib.Path) -> pathlib.Path:
             raise ValueError(
                 f"SkeletonName is {checks.short(name)}: no skeleton wears these glasses, there is no truth"
             )
+        files.check_file(folder / f"{name}.json", _REMEDY)
     return folder / f"{name}.json"
 
 
