@@ -17,13 +17,16 @@ import zipfile
 from collections.abc import Callable
 from typing import Any
 
+import aria_files
 import calibration_files
 import fuzzing
 import jax
 import numpy as np
+import nymeria_files
 import pytest
 import recordings
 import safetensors.numpy
+import unrealego_files
 import walker
 
 from epfv2_jax import checkpoints
@@ -33,13 +36,14 @@ from epfv2_jax.autolabel.identity import identify_records
 from epfv2_jax.checkpoints import About
 from epfv2_jax.core import config as config_lib
 from epfv2_jax.core import files, overrides
+from epfv2_jax.core.findings import raise_first
 from epfv2_jax.data import images, labels, records, rig
 from epfv2_jax.data.calibration import formats
 from epfv2_jax.data.conversion import convert as conversion
 from epfv2_jax.data.conversion import report as report_lib
 from epfv2_jax.data.mocap import loading
-from epfv2_jax.data.readers import egobody3m, recording
-from epfv2_jax.data.readers.base import CameraReport, QuarantinedFrame
+from epfv2_jax.data.readers import adt, aria, egobody3m, nymeria, recording, unrealego
+from epfv2_jax.data.readers.base import CameraReport, QuarantinedFrame, ReadReport
 from epfv2_jax.data.readers.recording import pictures, tracks
 from epfv2_jax.data.synthetic import config as synthetic_config
 from epfv2_jax.data.synthetic import writer
@@ -390,6 +394,52 @@ def read_motion(path: pathlib.Path) -> Any:
     assert np.abs(rotations @ np.swapaxes(rotations, -1, -2) - np.eye(3)).max() < 1e-4
 
 
+def make_unrealego(folder: pathlib.Path) -> pathlib.Path:
+    unrealego_files.write(folder, "a", frames=range(3))
+    return folder / "a" / "json" / "frame_0.json"
+
+
+def read_unrealego(path: pathlib.Path) -> Any:
+    """Reads all but one damaged frame, which the report names."""
+    report, config = ReadReport(), conversion.ConversionConfig(reader="unrealego", image_size_hw=SIZE_HW)
+    reader = unrealego.UnrealEgo(path.parents[2])
+    (source,) = reader.find_sequences()
+    for run in reader.read(source, config, report):
+        run.check_motion()
+    for note in (*report.quarantined_frames, *report.bad_views):
+        raise ValueError(note.reason)
+
+
+def make_adt(folder: pathlib.Path) -> pathlib.Path:
+    aria_files.write_adt(folder)
+    return folder / "aria_trajectory.csv"
+
+
+def read_adt(path: pathlib.Path) -> Any:
+    track = aria.read_trajectory(path)
+    joints, finding = adt.read_joints(adt.skeleton_of(path.parent))
+    assert np.isfinite(track.at(joints.stamps_ns)).all()
+    assert np.isfinite(joints.at(track.stamps_ns)[0]).all()
+    raise_first([dataclasses.replace(finding, is_error=True)])
+
+
+def make_nymeria(folder: pathlib.Path) -> pathlib.Path:
+    nymeria_files.write(folder / nymeria_files.NAME)
+    nymeria_files.write_glb(folder / nymeria_files.NAME / "body" / "xdata_blueman.glb")
+    return folder / nymeria_files.NAME / "body" / "xdata.npz"
+
+
+def read_suit(path: pathlib.Path) -> Any:
+    suit = nymeria.read_xsens(path)
+    assert (np.diff(suit.timecode_ns) > 0).all() and np.isfinite(suit.positions_m).all()
+    assert (np.linalg.norm(suit.quaternions, axis=-1) > 0.4).all()
+
+
+def read_glb(path: pathlib.Path) -> Any:
+    glb = path.with_name("xdata_blueman.glb")
+    assert np.isfinite(nymeria.read_motion(glb, skeleton.EGOBODY3M.joint_names, nymeria_files.ROWS)).all()
+
+
 @functools.cache
 def quickstart() -> dict[str, Any]:
     return recipe.read(str(pathlib.Path(__file__).parents[1] / "configs" / "quickstart.py"))
@@ -497,6 +547,17 @@ READERS: dict[str, Reader] = {
             *("ros plumb_bob", "colmap opencv", "ocam text", "ocam json"),
         )
     },
+    "labels of UnrealEgo": Reader(make_unrealego, read_unrealego),
+    "list of UnrealEgo": Reader(make_unrealego, read_unrealego, damaged="train.txt", named="listed"),
+    "image of UnrealEgo": Reader(
+        make_unrealego, read_unrealego, damaged="a/fisheye_final_image/camera_left/final_1.png"
+    ),
+    "trajectory of Aria": Reader(make_adt, read_adt),
+    "skeleton of Aria Digital Twin": Reader(make_adt, read_adt, damaged="Skeleton_T.json"),
+    "metadata of Aria Digital Twin": Reader(make_adt, read_adt, damaged="metadata.json"),
+    "association of Aria Digital Twin": Reader(make_adt, read_adt, damaged="skeleton_aria_association.json"),
+    "suit of Nymeria": Reader(make_nymeria, read_suit),
+    "GLB of Nymeria": Reader(make_nymeria, read_glb, damaged=f"{nymeria_files.NAME}/body/xdata_blueman.glb"),
     "configuration": Reader(plain(configuration), read_configuration, named="file"),
     "overrides": Reader(plain(lambda: OVERRIDES), read_overrides, named="config"),
 }

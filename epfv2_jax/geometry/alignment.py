@@ -1,8 +1,9 @@
-"""Similarity (Procrustes) alignment of point sets."""
+"""Similarity (Procrustes) and rigid alignment of point sets."""
 
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 _MIN_VARIANCE_M2 = 1e-12
 
@@ -34,7 +35,7 @@ def similarity_align(source_m: jax.Array, target_m: jax.Array, weights: jax.Arra
     source_centred = jnp.where(counted, source - source_mean, 0.0)
     target_centred = jnp.where(counted, target - target_mean, 0.0)
     covariance = jnp.swapaxes(target_centred, -1, -2) @ (w * source_centred)
-    R = _nearest_rotation(jax.lax.stop_gradient(covariance))
+    R = nearest_rotation(jax.lax.stop_gradient(covariance))
     variance = jnp.sum(w * source_centred**2, axis=(-2, -1), keepdims=True)
     extended = variance > _MIN_VARIANCE_M2
     trace = jnp.sum(R * covariance, axis=(-2, -1), keepdims=True)
@@ -42,9 +43,23 @@ def similarity_align(source_m: jax.Array, target_m: jax.Array, weights: jax.Arra
     return scale * ((source_m.astype(dtype) - source_mean) @ jnp.swapaxes(R, -1, -2)) + target_mean
 
 
-def _nearest_rotation(matrix: jax.Array) -> jax.Array:
-    """Returns the rotation R that maximises trace(R^T matrix)."""
-    U, _, Vt = jnp.linalg.svd(matrix)
-    sign = jnp.where(jnp.linalg.det(U @ Vt) < 0, -1.0, 1.0)
-    ones = jnp.ones_like(sign)
-    return (U * jnp.stack([ones, ones, sign], axis=-1)[..., None, :]) @ Vt
+def rigid_fit(source_m: np.ndarray, target_m: np.ndarray) -> np.ndarray:
+    """Returns T_target_source (..., 4, 4) float64 that maps host points (..., N, 3) onto others by least squares.
+
+    Kabsch, "A solution for the best rotation to relate two sets of vectors" (1976); never a reflection, nor a scale.
+    """
+    source_mean, target_mean = (np.asarray(x, np.float64).mean(-2, keepdims=True) for x in (source_m, target_m))
+    R = nearest_rotation(np.swapaxes(target_m - target_mean, -1, -2) @ (source_m - source_mean))
+    T = np.zeros((*R.shape[:-2], 4, 4))
+    T[..., :3, :3], T[..., 3, 3] = R, 1.0
+    T[..., :3, 3] = (target_mean - source_mean @ np.swapaxes(R, -1, -2))[..., 0, :]
+    return T
+
+
+def nearest_rotation(matrix: jax.Array) -> jax.Array:
+    """Returns the rotation R (..., 3, 3) that maximises trace(R^T matrix); of a host array on the host."""
+    xp = np if isinstance(matrix, np.ndarray) else jnp
+    U, _, Vt = xp.linalg.svd(matrix)
+    sign = xp.where(xp.linalg.det(U @ Vt) < 0, -1.0, 1.0)
+    ones = xp.ones_like(sign)
+    return (U * xp.stack([ones, ones, sign], axis=-1)[..., None, :]) @ Vt

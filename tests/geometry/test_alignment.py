@@ -99,3 +99,17 @@ def test_batches_equal_a_loop():
         np.testing.assert_allclose(
             together[i], alignment.similarity_align(source[i], target[i], np.ones(26)), atol=1e-5
         )
+
+
+def test_a_rigid_fit_finds_the_transform_and_never_reflects():
+    rng = np.random.default_rng(0)
+    R = sst.Rotation.random(4, random_state=0).as_matrix()
+    source_m, t_m = rng.normal(size=(4, 5, 3)), rng.normal(size=(4, 3))
+    T = alignment.rigid_fit(source_m, source_m @ np.swapaxes(R, 1, 2) + t_m[:, None])
+    np.testing.assert_allclose(T[:, :3, :3], R, atol=1e-12)
+    np.testing.assert_allclose(T[:, :3, 3], t_m, atol=1e-12)
+    mirrored_m = source_m * [-1, 1, 1]
+    T = alignment.rigid_fit(source_m, mirrored_m)
+    np.testing.assert_allclose(np.linalg.det(T[:, :3, :3]), 1.0)
+    off_m = source_m @ np.swapaxes(T[:, :3, :3], 1, 2) + T[:, None, :3, 3] - mirrored_m
+    assert (np.abs(off_m).max(axis=(1, 2)) > 0.1).all()
