@@ -42,6 +42,7 @@ SHIPPED = [
     ("mocap", "no_temporal"),
     ("mocap", "no_projection"),
     *(("student_egobody3m", variant) for variant in ("resnet18", "mobilenetv4")),
+    *(("own_headset", size) for size in ("cpu", "tiny")),
     *(("baselines/lstm", size) for size in ("cpu", "gpu")),
     *(
         (f"baselines/{name}", variant)

@@ -35,12 +35,12 @@ def tiny_model(**changes) -> EPFv2:
 
 
 def make_rig(batch: int, num_views: int = NUM_VIEWS) -> Rig:
-    """Returns fisheye cameras at the headset's sides that look down and forward, or down and back."""
+    """Returns fisheye cameras at the sides of the headset that look down: straight, forward, or back."""
     camera = cameras.fisheye62(
         focal_px=(5.0, 5.5), center_px=(7.5, 7.5), k=[0.05, -0.01, 0, 0, 0, 0], p=(1e-3, -1e-3), size_px=(SIZE, SIZE)
     )
     T_cam_headset = np.zeros((num_views, 4, 4), np.float32)
-    for v, tilt in enumerate((0.3, -0.3, 0.7, -0.7)[:num_views]):
+    for v, tilt in enumerate((0.3, 0.0, 0.7, -0.7)[:num_views]):
         # Rows: camera x = wearer's right, camera y = forward-ish, camera z = down, turned by `tilt`.
         down = np.array([0, -np.cos(tilt), np.sin(tilt)])
         right = np.array([-1.0, 0, 0])
