@@ -22,7 +22,7 @@ import jax
 import numpy as np
 import onnx
 
-from epfv2_jax import structs
+from epfv2_jax import checkpoints, structs
 from epfv2_jax.deploy import exporter, gates, rules, sequences, trace
 from epfv2_jax.deploy.graph import Graph
 from epfv2_jax.deploy.signature import Tensor
@@ -116,7 +116,9 @@ def export_step(name: str, size: int, path: pathlib.Path, views: int = VIEWS) ->
     )
     model = EPFv2(EPFv2Config(encoder=name), skeleton.EGOBODY3M, rig)
     shapes = base.abstract_variables(model, structs.blank_frames(1, 1, views, (size, size)))
-    exporter.export(model, random_like(shapes), path, image_size_hw=(size, size))
+    about = checkpoints.About(experiment={}, skeleton=model.skeleton, layout=rig, image_size_hw=(size, size))
+    trained = checkpoints.Trained(model=model, variables=random_like(shapes), about=about, step=0, kind="latest")
+    exporter.export(trained, path)
 
 
 def session(path: pathlib.Path) -> Callable[[], object]:

@@ -16,6 +16,7 @@ COMMANDS = {
     "convert": "Converts raw data, such as the EgoBody3M zips, to records",
     "calibrate": "Fits the cameras of every sequence and prints how well",
     "import_weights": "Imports released weights",
+    "package": "Packages a checkpoint for sharing",
     "export": "Writes an ONNX graph of a checkpoint",
     "verify_onnx": "Replays the golden sequence of an exported graph, without JAX",
     "pseudo_label": "Labels a directory of records (one split) by a trained model",

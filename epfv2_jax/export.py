@@ -28,10 +28,8 @@ def run(args: argparse.Namespace) -> None:
 
     trained = checkpoints.load(args.checkpoint)
     exported = exporter.export(
-        trained.model,
-        trained.variables,
+        trained,
         args.out,
-        image_size_hw=trained.about.image_size_hw,
         batch=args.batch,
         precision=args.precision,
         records=data.open_split(args.data, args.split) if args.data else None,

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 
 from epfv2_jax.core import checks, exits
 
-#: Help of `--checkpoint`; `checkpoints.load` takes either directory.
-CHECKPOINT = "directory of a run, or its folder checkpoints"
+#: Help of `--checkpoint`; `checkpoints.load` takes each of them.
+CHECKPOINT = "directory of a run, or its folder checkpoints, or a packaged model: a folder or hf://ORG/NAME[@REVISION]"
 
 _RECIPE_HELP = "a recipe by name or file; the variant is the argument of its get_config"
 _OVERRIDE_HELP = """Every field of the configuration is a flag, whether the recipe sets it or not:

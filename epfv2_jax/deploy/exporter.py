@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import onnx
 
+from epfv2_jax.checkpoints import Trained
 from epfv2_jax.core import checks, files
 from epfv2_jax.data.records import Records
 from epfv2_jax.deploy import golden as golden_lib
@@ -50,11 +51,9 @@ def exporter_of(model: PoseModel) -> Exporter:
 
 
 def export(
-    model: PoseModel,
-    variables: Any,
+    trained: Trained,
     path: str | os.PathLike,
     *,
-    image_size_hw: tuple[int, int],
     batch: int = 1,
     precision: str = "fp32",
     records: Records | None = None,
@@ -63,10 +62,8 @@ def export(
     """Writes the graph of one frame's step at `path`, with its golden sequence beside it, and returns its measures.
 
     Args:
-      model: the model; its streams compute in float32 here, whatever its configuration says.
-      variables: its parameters and batch statistics.
+      trained: the model; its streams compute in float32 here, whatever its configuration says.
       path: of the ONNX file; nothing is written there unless the graph passes every gate.
-      image_size_hw: (height, width) of the images.
       batch: streams that one call advances, B.
       precision: of the encoder: "fp32", "fp16", or "int8" with quantisation in the graph (QDQ). Everything after the
         encoder stays float32, inputs and outputs too.
@@ -77,6 +74,7 @@ def export(
       ValueError: there is no exporter for the model, the records do not fit it, int8 without records, or the graph
         fails a gate.
     """
+    model, image_size_hw = trained.model, trained.about.image_size_hw
     path = files.on_disk(path, "export there, then copy both files")
     checks.at_least(1, batch=batch, recorded_frames=recorded_frames)
     checks.one_of(TOLERANCE_M, precision=precision)
@@ -84,7 +82,7 @@ def export(
     if not path.parent.is_dir():
         raise ValueError(f"{path.parent}: no such directory to write {path.name} to")
     exporter = exporter_of(model)
-    variables = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), variables)
+    variables = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), trained.variables)
     inputs = step_lib.inputs_of(exporter, image_size_hw, batch)
     step = step_lib.frame_step(exporter, variables, inputs)
 
@@ -95,7 +93,7 @@ def export(
         sequence = next(sequences.recorded_sequences(records, batch, golden_lib.NUM_FRAMES))
     golden = step_lib.golden_of(step, inputs, sequences.with_losses(sequence), TOLERANCE_M[precision])
     outputs = step_lib.outputs_of(step, inputs)
-    described = metadata.describe(exporter, variables, image_size_hw, inputs, outputs, precision)
+    described = metadata.describe(exporter, variables, image_size_hw, inputs, outputs, precision, trained.card)
 
     def recorded() -> Iterator[FrameSequence]:
         return sequences.recorded_sequences(records, batch, _RECORDED_FRAMES, total=recorded_frames)
