@@ -10,7 +10,7 @@ import pytest
 
 from epfv2_jax import checkpoints, evaluate, models, package
 from epfv2_jax.core import config as config_lib
-from epfv2_jax.core import exits
+from epfv2_jax.core import exits, files
 from epfv2_jax.evaluation import tables
 from epfv2_jax.evaluation.evaluate import EvaluationResult
 from epfv2_jax.experiment import recipe
@@ -74,6 +74,7 @@ def test_a_run_is_packaged_with_its_scores_and_what_is_stated(run, tmp_path, cap
     assert "| mean pose | 21.61 |" in text and "On the test split." in text
     for stated in ("Apache-2.0", "Rendered people.", "16x16", "left_side", "26 joints"):
         assert stated in text
+    assert all(files.sha256(out / name) in text for name in ("model.safetensors", "config.json"))
     parameters = sum(leaf.size for leaf in jax.tree.leaves(found.variables["params"]))
     assert f"{parameters:,} parameters" in text
 
