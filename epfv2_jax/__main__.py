@@ -1,4 +1,11 @@
-"""Lists the commands: python -m epfv2_jax"""
+"""Lists the commands, or runs one: python -m epfv2_jax, epfv2 COMMAND ..."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+import epfv2_jax
+from epfv2_jax.core import checks, exits
 
 #: Each command, and what it does: the beginning of its module's docstring.
 COMMANDS = {
@@ -12,6 +19,7 @@ COMMANDS = {
     "validate": "Checks raw data or records, and names what is wrong",
     "calibrate": "Fits the cameras of every sequence and prints how well",
     "import_weights": "Imports released weights",
+    "package": "Packages a checkpoint for sharing",
     "export": "Writes an ONNX graph of a checkpoint",
     "verify_onnx": "Replays the golden sequence of an exported graph, without JAX",
     "pseudo_label": "Labels a directory of records (one split) by a trained model",
@@ -20,13 +28,35 @@ COMMANDS = {
 }
 
 
-def main() -> None:
-    """Prints a line for each command."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command that the first argument names, with the others, and returns its exit code; alone lists all."""
+    name, *arguments = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    if name in COMMANDS:
+        return importlib.import_module(f"epfv2_jax.{name}").main(arguments)
+    if name in ("-h", "--help"):
+        print(listing())
+    elif name == "--version":
+        print(f"epfv2_jax {epfv2_jax.__version__}")
+    else:
+        near = checks.nearest(name, COMMANDS)
+        print(f"error: {name}: no such command{near} (see python -m epfv2_jax)", file=sys.stderr)
+        return exits.USAGE
+    return exits.DONE
+
+
+def listing() -> str:
+    """Returns a line for each command."""
     width = max(map(len, COMMANDS))
-    for name, what in COMMANDS.items():
-        print(f"python -m epfv2_jax.{name:{width}}  {what}")
-    print("\nEach explains its flags: python -m epfv2_jax.COMMAND --help")
+    lines = [f"python -m epfv2_jax.{name:{width}}  {what}" for name, what in COMMANDS.items()]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "Each explains its flags: python -m epfv2_jax.COMMAND --help",
+            "Where the package is installed, epfv2 COMMAND does the same. epfv2 --version tells the version.",
+        ]
+    )
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -21,7 +21,7 @@ from epfv2_jax.core import cli, exits
 def parser() -> cli.Parser:
     """Returns the command's flags."""
     flags = cli.parser("dry_run", __doc__)
-    flags.add_recipe("configs/egobody3m_resnet18.py")
+    flags.add_recipe("egobody3m_resnet18")
     flags.add_argument("--topology", required=True, help="generation and shape of the TPU slice, such as v5e:16x16")
     flags.add_argument("--label_pass", action="store_true", help="the step of a label pass, on one host")
     each = "clips (or slots of the label pass) a device; default: the recipe's batch"

@@ -22,7 +22,7 @@ from epfv2_jax.core import cli, exits
 def parser() -> cli.Parser:
     """Returns the command's flags."""
     flags = cli.parser("train", __doc__)
-    flags.add_recipe("configs/quickstart.py")
+    flags.add_recipe("quickstart")
     flags.add_argument("--distributed", action="store_true", help="join the processes that the environment names")
     flags.add_argument("--coordinator_address", metavar="HOST:PORT", help="of process 0")
     flags.add_argument("--num_processes", type=int, help="of the run")

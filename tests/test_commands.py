@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+import epfv2_jax
 from epfv2_jax import __main__ as listing
 from epfv2_jax.core import exits, overrides
 from epfv2_jax.experiment import recipe
@@ -60,10 +61,30 @@ def test_help_comes_at_once_and_imports_nothing_heavy(name):
     assert seconds < 1.5
 
 
-def command_lines(text: str) -> list[tuple[str, list[str]]]:
-    """Returns (command, arguments) of each `python -m epfv2_jax.X ...` of a text; what it says in brackets is left out.
+def test_a_command_runs_by_its_name_and_a_wrong_name_is_one_line(capsys):
+    assert listing.main(["--version"]) == exits.DONE
+    assert capsys.readouterr().out == f"epfv2_jax {epfv2_jax.__version__}\n"
+    with pytest.raises(SystemExit) as ended:
+        listing.main(["train", "--help"])
+    assert not ended.value.code and "--print_config shows all fields" in capsys.readouterr().out
+    assert listing.main(["train", "--config", "no_such_recipe"]) == exits.USAGE
+    assert capsys.readouterr().err.startswith("error: --config no_such_recipe: no such file or recipe; there are ")
+    assert listing.main(["trian"]) == exits.USAGE
+    assert capsys.readouterr().err == "error: trian: no such command; did you mean train? (see python -m epfv2_jax)\n"
 
-    Shell variables are filled in. Spans of code may go over the end of a line.
+
+@pytest.mark.parametrize("start, shown", [("/usr/bin/epfv2", "epfv2 train"), ("x.py", "python -m epfv2_jax.train")])
+def test_errors_name_the_command_as_it_was_called(start, shown, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [start])
+    with pytest.raises(SystemExit):
+        listing.main(["train"])
+    assert f"(see {shown} --help)" in capsys.readouterr().err
+
+
+def command_lines(text: str) -> list[tuple[str, list[str]]]:
+    """Returns (command, arguments) of each `python -m epfv2_jax.X ...` or `epfv2 X ...` of a text.
+
+    What it says in brackets is left out. Shell variables are filled in. Spans of code may go over the end of a line.
     """
     text = re.sub(r"\\\n *", " ", text)
     text = re.sub(r"(?<!`)`[^`]+`(?!`)", lambda span: span[0].replace("\n", " "), text)
@@ -74,7 +95,8 @@ def command_lines(text: str) -> list[tuple[str, list[str]]]:
     for _ in range(3):
         text = re.sub(r"\$([A-Za-z]+)", lambda used: variables.get(used[1], "1"), text)
     text = re.sub(r"\[[^\[\]\n]*\]", "", text)
-    found = re.findall(r"python -m epfv2_jax\.([a-z_]+)((?: [^`|#;&\n\"'})]*)?)", text)
+    start = rf"(?:python -m epfv2_jax\.|`epfv2 (?=(?:{'|'.join(COMMANDS)})\b))"
+    found = re.findall(start + r"([a-z_]+)((?: [^`|#;&\n\"'})]*)?)", text)
     return [(name, shlex.split(arguments.rstrip(".,: "))) for name, arguments in found]
 
 

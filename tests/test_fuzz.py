@@ -48,6 +48,7 @@ from epfv2_jax.data.readers.recording import pictures, tracks
 from epfv2_jax.data.synthetic import config as synthetic_config
 from epfv2_jax.data.synthetic import writer
 from epfv2_jax.deploy import golden as golden_lib
+from epfv2_jax.evaluation import tables
 from epfv2_jax.experiment import predict, recipe
 from epfv2_jax.experiment.config import ExperimentConfig
 from epfv2_jax.geometry import layout, skeleton
@@ -314,6 +315,30 @@ def read_checkpoint(path: pathlib.Path) -> Any:
     return trained.about, trained.variables["w"].tolist()
 
 
+def make_package(folder: pathlib.Path) -> pathlib.Path:
+    trained = checkpoints.load(make_checkpoint(folder / "run"))
+    scores = checkpoints.Scores(split="test", step=1, metrics={"mpjpe_cm": 4.0, "foot_cm": None})
+    checkpoints.save_package(folder / "p", trained, checkpoints.Card(licence="any", scores=scores), str)
+    return folder / "p"
+
+
+def read_package(path: pathlib.Path) -> Any:
+    return read_checkpoint(path), checkpoints.load(path).card
+
+
+def make_scores(folder: pathlib.Path) -> pathlib.Path:
+    metrics = {"mpjpe_cm": 4.0, "foot_cm": None}
+    about = {"split": "test", "step": 3, "hide_views": False, "calibration": [{"nominal": 0.5, "measured": 0.4}]}
+    files.write_json(folder / "metrics.json", {**about, "metrics": metrics, "baselines": {"mean pose": metrics}})
+    return folder / "metrics.json"
+
+
+def read_scores(path: pathlib.Path) -> Any:
+    found = tables.read_scores(path)
+    for value in (found.step, *found.metrics.values()):
+        assert value is None or np.isfinite(value)
+
+
 def make_encoder(folder: pathlib.Path) -> pathlib.Path:
     checkpoints.save_encoder(folder / "e", "resnet18", {"params": {"w": np.ones(3, np.float32)}}, {"file": "f"})
     return folder / "e"
@@ -533,6 +558,9 @@ READERS: dict[str, Reader] = {
     "seal of a checkpoint": Reader(
         make_checkpoint, read_checkpoint, whole=True, damaged="best/1/checksums.json", named="best/1"
     ),
+    "configuration of a packaged model": Reader(make_package, read_package, whole=True, damaged="p/config.json"),
+    "weights of a packaged model": Reader(make_package, read_package, whole=True, damaged="p/model.safetensors"),
+    "scores of an evaluation": Reader(make_scores, read_scores),
     "metadata of an encoder": Reader(make_encoder, read_encoder, whole=True, damaged="e/meta/metadata", named="/e"),
     "golden sequence": Reader(make_golden, read_golden, whole=True),
     "ONNX graph": Reader(make_graph, read_graph, needs="onnxruntime"),

@@ -39,11 +39,8 @@ def _save(directory: str | os.PathLike, inner: str, variables: Mapping[str, Any]
 
     On disk everything is written next to `directory` and renamed at the end, so that `directory` is complete or absent.
     """
-    root = files.resolve(directory)
-    if root.exists():
-        raise ValueError(f"{root}: exists, and nothing is overwritten; give a new directory, or remove this one")
+    root = files.new_folder(directory)
     args = ocp.args.Composite(model=ocp.args.StandardSave(variables), meta=ocp.args.JsonSave(meta))
-    root.parent.mkdir(parents=True, exist_ok=True)
     with files.publishing(root) as own:
         unfinished = files.resolve(own) / inner
         unfinished.parent.mkdir(parents=True, exist_ok=True)

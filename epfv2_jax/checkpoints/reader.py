@@ -1,45 +1,34 @@
 """Reads a trained model from a run's checkpoints."""
 
-import dataclasses
 import logging
 import os
-from typing import Any
 
 from etils import epath
 
 from epfv2_jax import models
-from epfv2_jax.checkpoints import storage
+from epfv2_jax.checkpoints import hub, packaged, storage
 from epfv2_jax.checkpoints.about import About, ForeignCheckpointError
+from epfv2_jax.checkpoints.trained import Trained
 from epfv2_jax.core import files
-from epfv2_jax.models.base import PoseModel
 
 _log = logging.getLogger(__name__)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Trained:
-    """A trained model from a checkpoint. No mesh, optimizer, data set or flag is needed to use it."""
-
-    model: PoseModel
-    variables: Any  # numpy arrays on the host
-    about: About  # the run's configuration and the format of its records
-    step: int
-    kind: str  # "best" or "latest"
-
-
 def load(directory: str | os.PathLike) -> Trained:
-    """Returns the model of a run: from the best checkpoint if there is one, else from the latest.
+    """Returns a packaged model, or that of a run: from the best checkpoint if there is one, else from the latest.
 
     A step that has changed since it was written, or was not written completely, is left out with a warning that names
     it and the one that is used instead.
 
     Args:
-      directory: of the run, or its folder `checkpoints`.
+      directory: of the run, or its folder `checkpoints`; or of a packaged model, also hf://ORGANISATION/NAME[@REVISION].
 
     Raises:
-      ValueError: there is no whole checkpoint in `directory`, or it has another format.
+      ValueError: there is no whole checkpoint or packaged model in `directory`, or it has another format.
     """
-    root = files.resolve(directory)
+    root = files.resolve(hub.fetch(directory) if hub.is_on_hub(directory) else directory)
+    if packaged.is_package(root):
+        return packaged.read_package(root)
     roots = (root, root / "checkpoints")
     damaged = []
     for place in (folder / kind for folder in roots for kind in (storage.BEST, storage.LATEST)):
@@ -63,11 +52,17 @@ def load(directory: str | os.PathLike) -> Trained:
         raise ValueError(f"no checkpoint can be read; {'; '.join(damaged)}")
     raise ValueError(
         f"{root}: no checkpoint here (looked for steps in {storage.BEST}/ and {storage.LATEST}/, also below "
-        "checkpoints/); give the directory of a run"
+        f"checkpoints/, and for {packaged.WEIGHTS}); give the directory of a run or of a packaged model"
     )
 
 
 def run_directory(directory: str | os.PathLike) -> epath.Path:
-    """Returns the directory of the run that `load` finds in `directory`."""
+    """Returns the directory of the run that `load` finds in `directory`.
+
+    Raises:
+      ValueError: it is that of a packaged model.
+    """
+    if hub.is_on_hub(directory) or packaged.is_package(files.resolve(directory)):
+        raise ValueError(f"{directory}: a packaged model, to which nothing is written; give --out")
     root = files.resolve(directory)
     return root.parent if any((root / kind).exists() for kind in (storage.BEST, storage.LATEST)) else root

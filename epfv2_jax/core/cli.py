@@ -6,15 +6,16 @@ nothing heavy is imported, so that `--help` answers at once.
 
 import argparse
 import logging
+import pathlib
 import sys
 from collections.abc import Callable, Sequence
 
 from epfv2_jax.core import checks, exits
 
-#: Help of `--checkpoint`; `checkpoints.load` takes either directory.
-CHECKPOINT = "directory of a run, or its folder checkpoints"
+#: Help of `--checkpoint`; `checkpoints.load` takes each of them.
+CHECKPOINT = "directory of a run, or its folder checkpoints, or a packaged model: a folder or hf://ORG/NAME[@REVISION]"
 
-_RECIPE_HELP = "recipe; the variant is the argument of its get_config"
+_RECIPE_HELP = "a recipe by name or file; the variant is the argument of its get_config"
 _OVERRIDE_HELP = """Every field of the configuration is a flag, whether the recipe sets it or not:
   --config.optimizer.learning_rate=5e-4   --config.data.pseudo=None   --config.dataset.conversion.levels=0,1
 --print_config shows all fields with their values."""
@@ -39,7 +40,7 @@ class Parser(argparse.ArgumentParser):
         """Adds `--config`, `--print_config` and one flag for each field: the (path, text) pairs `args.overrides`."""
         self._takes_recipe, self.epilog = True, _OVERRIDE_HELP
         self.add_argument(
-            "--config", required=True, metavar="RECIPE.py[:VARIANT]", help=f"{_RECIPE_HELP}; for example {example}"
+            "--config", required=True, metavar="RECIPE[:VARIANT]", help=f"{_RECIPE_HELP}; for example {example}"
         )
         self.add_argument("--print_config", action="store_true", help="print the whole configuration as JSON and exit")
 
@@ -85,7 +86,8 @@ class Parser(argparse.ArgumentParser):
 
 def parser(name: str, doc: str) -> Parser:
     """Returns the parser of the command epfv2_jax.`name`, whose module docstring is its description."""
-    return Parser(prog=f"python -m epfv2_jax.{name}", description=doc)
+    start = "epfv2 " if pathlib.PurePath(sys.argv[0]).name == "epfv2" else "python -m epfv2_jax."
+    return Parser(prog=f"{start}{name}", description=doc)
 
 
 def run(parser: Parser, function: Callable[[argparse.Namespace], int | None], argv: Sequence[str] | None = None) -> int:

@@ -18,6 +18,7 @@ INTERRUPTED = 130
 #: The extra that installs an optional library.
 EXTRAS = {
     "gcsfs": "gcs",
+    "huggingface_hub": "hub",
     "imageio_ffmpeg": "video",
     "jax2onnx": "export",
     "libtpu": "tpu",

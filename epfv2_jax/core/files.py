@@ -208,6 +208,19 @@ def check_folder(path: str | os.PathLike, remedy: str) -> None:
         raise ValueError(f"{path}: no such folder; {remedy}")
 
 
+def new_folder(path: str | os.PathLike) -> epath.Path:
+    """Returns the absolute path of a folder that is to be made, after making those above it.
+
+    Raises:
+      ValueError: there is something at `path`.
+    """
+    path = resolve(path)
+    if path.exists():
+        raise ValueError(f"{path}: exists, and nothing is overwritten; give a new directory, or remove this one")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
 def sha256(path: str | os.PathLike) -> str:
     """Returns the SHA-256 of a file as hex digits."""
     with locate(path).open("rb") as file:

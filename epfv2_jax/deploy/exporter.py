@@ -97,7 +97,7 @@ def export(
         sequence = next(sequences.recorded_sequences(records, batch, golden_lib.NUM_FRAMES))
     golden = step_lib.golden_of(step, inputs, sequences.with_losses(sequence), TOLERANCE_M[precision])
     outputs = step_lib.outputs_of(step, inputs)
-    described = metadata.describe(exporter, variables, about, inputs, outputs, precision)
+    described = metadata.describe(exporter, variables, about, inputs, outputs, precision, trained.card)
 
     def recorded() -> Iterator[FrameSequence]:
         return sequences.recorded_sequences(records, batch, _RECORDED_FRAMES, total=recorded_frames)

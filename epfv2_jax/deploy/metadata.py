@@ -12,7 +12,7 @@ import onnx
 
 import epfv2_jax
 from epfv2_jax import structs
-from epfv2_jax.checkpoints import About
+from epfv2_jax.checkpoints import About, Card
 from epfv2_jax.core import config as config_lib
 from epfv2_jax.deploy import session, trace
 from epfv2_jax.deploy.signature import Tensor
@@ -27,8 +27,12 @@ def describe(
     inputs: Sequence[Tensor],
     outputs: Sequence[Tensor],
     precision: str,
+    card: Card | None,
 ) -> dict[str, Any]:
-    """Returns the metadata of a graph for the images and cameras of `about`; JSON-ready."""
+    """Returns the metadata of a graph for the images and cameras of `about`; JSON-ready.
+
+    Of a packaged model, its licence and training data too.
+    """
     model = exporter.model
     skeleton = model.skeleton
     return {
@@ -55,6 +59,7 @@ def describe(
         "camera_order": model.layout.view_names,
         "image_size_hw": about.image_size_hw,
         **exporter.metadata(),
+        **({} if card is None else {"licence": card.licence, "training_data": card.training_data}),
         "inputs": [dataclasses.asdict(tensor) for tensor in inputs],
         "outputs": [dataclasses.asdict(tensor) for tensor in outputs],
     }

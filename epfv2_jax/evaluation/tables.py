@@ -1,18 +1,20 @@
 """Writes the results of an evaluation as JSON and as a table in the published order."""
 
+import dataclasses
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from epfv2_jax.core import files
+from epfv2_jax.checkpoints import Scores
+from epfv2_jax.core import checks, files
+from epfv2_jax.core import config as config_lib
 from epfv2_jax.evaluation.evaluate import MEAN_POSE, VIEWS_HIDDEN, EvaluationResult
 
 
-def columns(result: EvaluationResult) -> tuple[tuple[str, str], ...]:
-    """Returns (heading, key of `PoseMetrics.summary`) of the published table's columns, then ours."""
-    groups = ((group, f"{group}_cm") for group in result.groups)
-    published = ("MPJPE", "mpjpe_cm"), ("MPJVE", "mpjve_cm"), *groups
+def columns(groups: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Returns (heading, key of `PoseMetrics.summary`) of the published table's columns for metric groups, then ours."""
+    published = ("MPJPE", "mpjpe_cm"), ("MPJVE", "mpjve_cm"), *((group, f"{group}_cm") for group in groups)
     return *published, ("PA-MPJPE", "pa_mpjpe_cm"), ("MPJVE m/s", "mpjve_m_s")
 
 
@@ -38,6 +40,20 @@ def write_strict_json(data: Any, path: str | os.PathLike) -> None:
     files.write_json(path, _strict(data), indent=2)
 
 
+def read_scores(path: str | os.PathLike) -> Scores:
+    """Returns the scores in a file that `write_json` wrote.
+
+    Raises:
+      ValueError: there is no such file, or it is damaged; the message names it.
+    """
+    remedy = "evaluate the checkpoint again"
+    content = files.read_json(path, remedy)
+    with checks.naming(os.fspath(path), remedy=remedy):
+        checks.instance("content", content, dict, "a mapping")
+        names = {field.name for field in dataclasses.fields(Scores)} & content.keys()
+        return config_lib.from_mapping(Scores, {name: content[name] for name in names}, "")
+
+
 def rows(result: EvaluationResult, name: str = "model") -> tuple[tuple[str, tuple[float, ...]], ...]:
     """Returns (label, values in the order of `columns`): the model called `name`, its baselines, and ratios.
 
@@ -45,7 +61,7 @@ def rows(result: EvaluationResult, name: str = "model") -> tuple[tuple[str, tupl
     """
 
     def values(metrics: Mapping[str, float]) -> tuple[float, ...]:
-        return tuple(metrics[key] for _, key in columns(result))
+        return tuple(metrics[key] for _, key in columns(result.groups))
 
     model = values(result.metrics)
     found = [(name, model)]
@@ -66,7 +82,7 @@ def format_table(result: EvaluationResult, name: str = "model") -> str:
     """
     shown = rows(result, name)
     width = max(len(label) for label, _ in shown)
-    lines = [" ".join(["cm".ljust(width), *(heading.rjust(9) for heading, _ in columns(result))])]
+    lines = [" ".join(["cm".ljust(width), *(heading.rjust(9) for heading, _ in columns(result.groups))])]
     lines += [" ".join([label.ljust(width), *(f"{value:9.2f}" for value in values)]) for label, values in shown]
     return "\n".join([*lines, *filter(None, [unscored_joints(result)])])
 

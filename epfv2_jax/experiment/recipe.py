@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
 
+import epfv2_jax
 from epfv2_jax.core import checks, exits, overrides
 from epfv2_jax.core import config as config_lib
 
@@ -32,7 +33,7 @@ def load(cls: type[T], recipe: str, changes: Sequence[tuple[str, str]] = ()) -> 
 
     Args:
       cls: of the configuration.
-      recipe: PATH.py or PATH.py:VARIANT.
+      recipe: as in `read`.
       changes: dotted keys and the text of their values, as in `core.overrides`.
 
     Raises:
@@ -44,15 +45,15 @@ def load(cls: type[T], recipe: str, changes: Sequence[tuple[str, str]] = ()) -> 
 def read(recipe: str) -> dict[str, Any]:
     """Returns what a recipe sets: a nested plain mapping.
 
+    Args:
+      recipe: PATH.py or the NAME of a recipe in configs/ of the working directory, else of one that comes with the
+        package; then, where it has variants, :VARIANT.
+
     Raises:
       ValueError: there is no such file, it has no `get_config`, or no such variant.
     """
     name, _, variant = recipe.partition(":")
-    path = pathlib.Path(name)
-    if not path.is_file():
-        known = _recipes(path.parent) or _recipes(pathlib.Path("configs"))
-        near = checks.nearest(name, known) or (f"; there are {', '.join(known)}" if known else "")
-        raise ValueError(f"--config {name}: no such file{near}")
+    path = _find(name)
     with _importing_from(path.resolve().parent):
         get_config = runpy.run_path(str(path)).get("get_config")
         if get_config is None:
@@ -69,9 +70,31 @@ def describe(config: Any) -> str:
     return json.dumps(config_lib.to_mapping(config), indent=2)
 
 
-def _recipes(folder: pathlib.Path) -> list[str]:
+def shipped() -> pathlib.Path:
+    """Returns the folder of the recipes that come with the package: inside it where it is installed, else configs/."""
+    package = pathlib.Path(epfv2_jax.__file__).resolve().parent
+    inside = package / "recipes"  # setup.py puts them there
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def _find(name: str) -> pathlib.Path:
+    """Returns the file of a recipe that is given by its path or by its name."""
+    path, folders = pathlib.Path(name), (pathlib.Path("configs"), shipped())
+    by_name = [folder / f"{name}.py" for folder in folders] if path.stem == name else []
+    for candidate in (path, *by_name):
+        if candidate.is_file():
+            return candidate
+    known = [] if by_name else [str(found) for found in _recipes(path.parent) or _recipes(folders[0])]
+    near = checks.nearest(name, known)
+    if not known:
+        known = sorted({found.stem for folder in folders for found in _recipes(folder)})
+        near = checks.nearest(path.stem, known)
+    raise ValueError(f"--config {name}: no such file or recipe{near or '; there are ' + ', '.join(known)}")
+
+
+def _recipes(folder: pathlib.Path) -> list[pathlib.Path]:
     """The recipes in a folder."""
-    return [str(path) for path in sorted(folder.glob("*.py")) if "def get_config(" in path.read_text()]
+    return [path for path in sorted(folder.glob("*.py")) if "def get_config(" in path.read_text()]
 
 
 @contextlib.contextmanager

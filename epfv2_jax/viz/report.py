@@ -168,7 +168,7 @@ def _legend(result: EvaluationResult) -> str:
 
 
 def _summary_table(result: EvaluationResult) -> str:
-    head = "".join(f"<th>{html.escape(heading)}</th>" for heading, _ in tables.columns(result))
+    head = "".join(f"<th>{html.escape(heading)}</th>" for heading, _ in tables.columns(result.groups))
     body = "".join(
         f"<tr><td>{html.escape(label)}</td>{''.join(f'<td>{tables.number(value)}</td>' for value in values)}</tr>"
         for label, values in tables.rows(result)

@@ -83,3 +83,14 @@ def test_an_encoder_is_kept_in_a_bucket(bucket):
     np.testing.assert_array_equal(variables["params"]["w"], np.arange(3.0))
     with pytest.raises(ValueError, match=f"{path}: exists"):
         checkpoints.save_encoder(path, "small", {"params": {}}, {})
+
+
+def test_a_packaged_model_is_kept_in_a_bucket(bucket, packaged, trained):
+    path = packaged(f"{bucket}/model", checkpoints.Card(licence="any"))
+    assert set(stores.sizes(path)) == {"model.safetensors", "config.json", "README.md"}
+    found = checkpoints.load(path)
+    assert found.card.licence == "any"
+    np.testing.assert_equal(found.variables, trained.variables)
+    stores.write(f"{path}/model.safetensors", b"damaged")
+    with pytest.raises(ValueError, match=r"model\.safetensors: not a whole safetensors file"):
+        checkpoints.load(path)

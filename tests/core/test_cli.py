@@ -19,7 +19,7 @@ def parser(recipe: bool = False) -> cli.Parser:
     flags.add_argument("--checkpoint", help=cli.CHECKPOINT)
     flags.add_argument("--frames", type=int, default=7, help="at most")
     if recipe:
-        flags.add_recipe("configs/quickstart.py")
+        flags.add_recipe("quickstart")
     return flags
 
 

@@ -156,12 +156,15 @@ def exports(tmp_path_factory):
     folder = tmp_path_factory.mktemp("onnx")
     written = {name: write_checkpoint(folder / name, name) for name in MODELS}
     write_records(folder / "data" / "validation")
+    card = checkpoints.Card(licence="CC-BY-4.0", training_data="random numbers")
+    checkpoints.save_package(folder / "package", checkpoints.load(folder / "one frame"), card, str)
     jobs = {name: ["--checkpoint", name, "--out", f"{name}.onnx"] for name in MODELS}
     jobs["deep, query, half"] += ["--batch", "2"]
     main = ["--checkpoint", "parametric", "--out"]
     jobs |= {
         "fp16": [*main, "fp16.onnx", "--precision", "fp16"],
         "int8": [*main, "int8.onnx", "--precision", "int8", "--data", "data", "--frames", "40"],
+        "packaged": ["--checkpoint", "package", "--out", "packaged.onnx"],
         "recorded": [*main, "recorded.onnx", "--data", "data"],
         "int8 without data": [*main, "no.onnx", "--precision", "int8"],
         "data of another model": ["--checkpoint", "one frame", "--out", "no.onnx", "--data", "data"],
@@ -289,6 +292,13 @@ def test_the_file_says_what_it_is(exports):
     assert {f"next_{name}" for name in state} <= {d["name"] for d in says["outputs"]}
 
 
+def test_the_graph_of_a_packaged_model_says_licence_and_training_data(exports):
+    assert "code 0" in exports.printed["packaged"], exports.printed["packaged"] + exports.stderr
+    says = OnnxSession(exports.folder / "packaged.onnx").metadata
+    assert (says.pop("licence"), says.pop("training_data")) == ("CC-BY-4.0", "random numbers")
+    assert says == OnnxSession(exports.folder / "one frame.onnx").metadata
+
+
 def test_models_have_the_inputs_and_outputs_that_they_need(exports):
     def ports(name):
         model = onnx.load(exports.folder / f"{name}.onnx")
@@ -333,12 +343,11 @@ def test_user_errors_are_told_and_leave_nothing(exports, job, message):
 
 def test_a_graph_that_is_not_the_model_is_not_published(exports, tmp_path, monkeypatch):
     """The tracer is replaced by one that hands back another model's graph, as a faulty one might."""
-    model, _ = exports.models["parametric"]
+    trained = checkpoints.load(exports.folder / "parametric")
     other = onnx.load(exports.folder / "parametric.onnx")
-    bias = next(t for t in other.graph.initializer if list(t.dims) == [model.config.width])
+    bias = next(t for t in other.graph.initializer if list(t.dims) == [trained.model.config.width])
     bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + 0.01, bias.name))
     monkeypatch.setattr(trace, "to_onnx", lambda *_: other)
-    trained = checkpoints.load(exports.folder / "parametric")
     with pytest.raises(ValueError, match=r"does not compute what JAX computes: .*joints_.* differs by .*not published"):
         exporter.export(trained, tmp_path / "no.onnx")
     assert not list(tmp_path.iterdir())

@@ -17,7 +17,7 @@ from epfv2_jax.core import config as config_lib
 from epfv2_jax.core import sharding
 from epfv2_jax.evaluation import evaluate
 from epfv2_jax.evaluation.evaluate import MEAN_POSE, VIEWS_HIDDEN
-from epfv2_jax.experiment import auto_label, build, data, score, train
+from epfv2_jax.experiment import auto_label, build, data, score, share, train
 from epfv2_jax.experiment import config as experiment
 from epfv2_jax.experiment import recipe as recipe_lib
 from epfv2_jax.geometry import layout, skeleton
@@ -280,10 +280,12 @@ def test_a_run_starts_from_the_weights_of_another(tmp_path):
     with pytest.raises(ValueError, match="other: exists"):
         save_run(config, tmp_path / "other", trainable, 1)
 
-    config = dataclasses.replace(config, init_from=str(tmp_path / "other"))
-    state = build.initial_state(config, trainable)
-    for tree, name in ((state.params, "params"), (state.ema_params, "params"), (state.batch_stats, "batch_stats")):
-        jax.tree.map(np.testing.assert_array_equal, tree, variables[name])
+    share.package(tmp_path / "other", tmp_path / "packaged")
+    for source in ("other", "packaged"):
+        config = dataclasses.replace(config, init_from=str(tmp_path / source))
+        state = build.initial_state(config, trainable)
+        for tree, name in ((state.params, "params"), (state.ema_params, "params"), (state.batch_stats, "batch_stats")):
+            jax.tree.map(np.testing.assert_array_equal, tree, variables[name])
 
     config = dataclasses.replace(config, init_modules=("encoder", "refinement_head"))
     state, fresh = build.initial_state(config, trainable), trainable.initial_state()

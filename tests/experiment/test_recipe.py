@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+import epfv2_jax
 from epfv2_jax import train
 from epfv2_jax.core import config as config_lib
 from epfv2_jax.core import exits
@@ -42,12 +43,41 @@ def test_variants_and_modules_beside_the_recipe(folder, tmp_path_factory):
     assert sys.path == path and "shared" not in sys.modules
 
 
+def test_a_shipped_recipe_is_found_by_name_from_any_folder(tmp_path, monkeypatch):
+    expected = recipe.read(f"{ROOT}/configs/student_egobody3m.py:mobilenetv4")
+    monkeypatch.chdir(tmp_path)
+    assert recipe.shipped() == ROOT / "configs"
+    assert recipe.read("student_egobody3m:mobilenetv4") == expected
+
+
+def test_an_own_recipe_comes_before_a_shipped_one_and_a_path_before_names(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    (folder / "configs").mkdir()
+    (folder / "configs" / "quickstart.py").write_text("def get_config():\n    return {'output_dir': 'own'}")
+    (folder / "quickstart.py").write_text("def get_config():\n    return {'output_dir': 'beside'}")
+    assert recipe.read("quickstart") == {"output_dir": "own"}
+    assert recipe.read("quickstart.py") == {"output_dir": "beside"}
+    assert recipe.read("mocap:full")["output_dir"] == "runs/mocap_full"
+
+
+def test_where_the_package_is_installed_its_recipes_lie_inside_it(tmp_path, monkeypatch):
+    (tmp_path / "epfv2_jax" / "recipes").mkdir(parents=True)
+    (tmp_path / "epfv2_jax" / "recipes" / "inner.py").write_text("def get_config():\n    return {'output_dir': 'in'}")
+    (tmp_path / "configs").mkdir()  # of another package
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(epfv2_jax, "__file__", str(tmp_path / "epfv2_jax" / "__init__.py"))
+    assert recipe.read("inner") == {"output_dir": "in"}
+    with pytest.raises(ValueError, match=r"no such file or recipe; there are inner$"):
+        recipe.read("configs/zzzzzzzz.py")
+
+
 @pytest.mark.parametrize(
     "name, message",
     [
+        ("quickstar", "no such file or recipe; did you mean quickstart"),
         ("some.py:c", "variant 'c' is not one of a, b"),
-        ("soma.py", "no such file; did you mean .*some.py"),
-        ("zzzzzzzzzzzzzzz.py", r"no such file; there are .*some\.py$"),
+        ("soma.py", "no such file or recipe; did you mean .*some.py"),
+        ("zzzzzzzzzzzzzzz.py", r"no such file or recipe; there are .*some\.py$"),
         ("shared.py", "it is no recipe, for it has no function get_config"),
         ("plain.py:b", "has no variants; leave out :b"),
     ],
