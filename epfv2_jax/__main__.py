@@ -48,14 +48,8 @@ def listing() -> str:
     """Returns a line for each command."""
     width = max(map(len, COMMANDS))
     lines = [f"python -m epfv2_jax.{name:{width}}  {what}" for name, what in COMMANDS.items()]
-    return "\n".join(
-        [
-            *lines,
-            "",
-            "Each explains its flags: python -m epfv2_jax.COMMAND --help",
-            "Where the package is installed, epfv2 COMMAND does the same. epfv2 --version tells the version.",
-        ]
-    )
+    flags = "Each explains its flags: python -m epfv2_jax.COMMAND --help"
+    return "\n".join([*lines, "", flags, "Where the package is installed, epfv2 COMMAND does the same."])
 
 
 if __name__ == "__main__":

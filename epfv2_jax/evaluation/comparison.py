@@ -90,7 +90,7 @@ def title(comparison: Comparison) -> str:
 
 
 def _main_table(comparison: Comparison) -> Table:
-    columns = tables.columns(comparison.models[0].scores.result)
+    columns = tables.columns(comparison.models[0].scores.result.groups)
     rows = [
         (
             model.name,
