@@ -5,7 +5,7 @@ COMMANDS = {
     "train": "Trains a model",
     "evaluate": "Scores a checkpoint",
     "demo": "Streams a sequence and writes a video of it",
-    "synthesize": "Makes synthetic sequences in the EgoBody3M layout",
+    "synthesize": "Makes synthetic sequences",
     "convert": "Converts raw data, such as the EgoBody3M zips, to records",
     "validate": "Checks raw data or records, and names what is wrong",
     "calibrate": "Fits the cameras of every sequence and prints how well",

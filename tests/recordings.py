@@ -456,7 +456,7 @@ MISTAKES: dict[str, tuple[Callable[[pathlib.Path], object], str, str]] = {
     "mirrored world": (_reflected(0), "headset_up|left_right|handedness", "left-handed"),
     "left-handed world": (_reflected(2), "headset_up|handedness|head_offset", "left-handed"),
     "another person's joints": (
-        _joints(lambda x: x + [0.0, 0.0, 2.0]),
+        _joints(lambda x: x + np.array([0.0, 0.0, 2.0])),
         "head_distance",
         "b_head is .* m from the headset",
     ),

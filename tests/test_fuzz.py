@@ -24,6 +24,7 @@ import jax
 import numpy as np
 import nymeria_files
 import pytest
+import recordings
 import safetensors.numpy
 import unrealego_files
 import walker
@@ -41,8 +42,9 @@ from epfv2_jax.data.calibration import formats
 from epfv2_jax.data.conversion import convert as conversion
 from epfv2_jax.data.conversion import report as report_lib
 from epfv2_jax.data.mocap import loading
-from epfv2_jax.data.readers import adt, aria, egobody3m, nymeria, unrealego
+from epfv2_jax.data.readers import adt, aria, egobody3m, nymeria, recording, unrealego
 from epfv2_jax.data.readers.base import CameraReport, QuarantinedFrame, ReadReport
+from epfv2_jax.data.readers.recording import pictures, tracks
 from epfv2_jax.data.synthetic import config as synthetic_config
 from epfv2_jax.data.synthetic import writer
 from epfv2_jax.deploy import golden as golden_lib
@@ -194,6 +196,25 @@ def read_zips(path: pathlib.Path) -> Any:
         good, bad = egobody3m.read_metadata(reader)
         assert len(good) + len(bad) == len(reader.frames) and all(frame.reason for frame in bad)
         reader.view_sizes_px()
+
+
+def make_recording(folder: pathlib.Path) -> pathlib.Path:
+    recordings.write(folder, recordings.FRONT, frames=3)
+    return folder / "headset.yaml"
+
+
+def read_tracks(path: pathlib.Path) -> Any:
+    (folder,) = path.parent.glob("*/*/mav0")
+    poses, joints = tracks.read_poses(folder), tracks.read_joints(folder)
+    assert np.isfinite(poses.positions_m).all() and np.isfinite(poses.quaternions).all()
+    assert not np.isinf(joints.positions_m).any() and joints.positions_m.shape[1:] == (len(joints.sensor.names), 3)
+
+
+def read_pictures(path: pathlib.Path) -> Any:
+    (folder,) = path.parent.glob("*/*/mav0/cam0")
+    opened = pictures.open_pictures(folder)
+    for row in range(len(opened.stamps_ns)):
+        assert opened.read(row).dtype == np.uint8
 
 
 def source_of(folder: pathlib.Path) -> egobody3m.SequenceFiles:
@@ -468,6 +489,16 @@ READERS: dict[str, Reader] = {
     "frame of EgoBody3M": Reader(make_zips, read_frame),
     "zip of metadata": Reader(make_zips, read_zips, damaged="train/1.metadata.zip"),
     "zip of images": Reader(make_zips, read_zips, damaged="train/1.images.zip"),
+    "headset.yaml": Reader(make_recording, lambda path: recording.read_headset(path).layout),
+    "poses of a recording": Reader(make_recording, read_tracks, damaged="train/a/mav0/gt/data.csv"),
+    "joints of a recording": Reader(make_recording, read_tracks, damaged="train/a/mav0/joints0/data.csv"),
+    "names of joints of a recording": Reader(
+        make_recording, read_tracks, damaged="train/a/mav0/joints0/sensor.yaml", named="joints0"
+    ),
+    "images of a recording": Reader(make_recording, read_pictures, damaged="train/a/mav0/cam0/data.csv", named="cam0"),
+    "PNG": Reader(
+        make_recording, read_pictures, damaged=f"train/a/mav0/cam0/data/{recordings.START_NS}.png", named="cam0"
+    ),
     "JPEG": Reader(plain(lambda: JPEG), lambda path: images.decode_grey(path.read_bytes()).shape, named="JPEG"),
     "record": Reader(
         plain(lambda: records.encode(run_of("1", 0, 3))),

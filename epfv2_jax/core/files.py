@@ -147,6 +147,13 @@ def parse_yaml(data: bytes | str, where: str, remedy: str = "") -> Any:
         return yaml.load(data, Loader)
 
 
+def write_yaml(path: str | os.PathLike, value: Any) -> None:
+    """Writes plain values as YAML, whole or not at all; lists of plain values take one line."""
+    import yaml
+
+    write_atomic(path, yaml.safe_dump(value, sort_keys=False, default_flow_style=None, width=120).encode())
+
+
 def read_bytes(path: str | os.PathLike, remedy: str = "", max_bytes: int = 1 << 30) -> bytes:
     """Returns the bytes of a file; raises ValueError if it is absent or larger than `max_bytes`."""
     path = locate(path)

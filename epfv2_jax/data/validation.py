@@ -65,8 +65,10 @@ def findings(motions: Sequence[Motion], rig: Rig, skeleton: Skeleton, layout: Ri
     time_s, T, joints_world_m, joint_valid = (
         np.concatenate([getattr(motion, field.name) for motion in motions]) for field in dataclasses.fields(Motion)
     )
-    yield from plausibility.poses(T, time_s)
-    yield from plausibility.body(joints_world_m, joint_valid, T, skeleton)
+    height, *others = plausibility.poses(T, time_s)
+    yield height
+    yield from plausibility.body(joints_world_m, joint_valid, T, skeleton)  # knows the axis that the body stands along
+    yield from others
     yield from plausibility.cameras(rig.T_cam_headset, rig.cameras.center_px, rig.cameras.size_px, layout)
     joints_headset_m = np.einsum("nji,nkj->nki", T[:, :3, :3], joints_world_m - T[:, None, :3, 3])
     yield from plausibility.views(rig.cameras, rig.T_cam_headset, joints_headset_m, joint_valid, layout)

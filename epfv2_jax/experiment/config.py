@@ -7,8 +7,8 @@ from typing import Any
 from etils import epath
 
 from epfv2_jax.autolabel.config import PassConfig
+from epfv2_jax.core import checks, files
 from epfv2_jax.core import config as config_lib
-from epfv2_jax.core import files
 from epfv2_jax.core.sharding import MeshConfig
 from epfv2_jax.data.conversion.config import ConversionConfig
 from epfv2_jax.data.pipeline import DataConfig
@@ -36,6 +36,12 @@ class DatasetConfig:
     source_directory: str | None = None
     synthetic: SyntheticConfig | None = None
     conversion: ConversionConfig = ConversionConfig()
+
+    def __post_init__(self):
+        if self.synthetic is not None:
+            reader = "egobody3m" if self.synthetic.rig is None else "recording"
+            remedy = "synthetic people are written for that reader"
+            checks.equal("conversion.reader", self.conversion.reader, reader, remedy)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,7 +99,8 @@ class AutoLabelConfig:
 
 #: What may differ from the checkpoint that a run resumes from: where, how and how long it runs, not what is learned.
 CHANGEABLE = (
-    *("output_dir", "dataset.directory", "dataset.source_directory", "data.pseudo.directory", "data.pseudo.labels"),
+    *("output_dir", "dataset.directory", "dataset.source_directory", "dataset.synthetic.rig"),
+    *("data.pseudo.directory", "data.pseudo.labels"),
     *("data.read_threads", "data.prefetch_batches", "data.worker_processes", "data.cache_bytes"),
     *("mesh", "loop", "evaluation", "step.steps", "model.remat", "model.scan_layers"),
 )

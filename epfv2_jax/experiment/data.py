@@ -104,7 +104,7 @@ def open_stream(
     if config.data.source == "records":
         clips = pipeline.build_index(training, config.data.clip_frames)
         return Stream(batches=batches, label=lambda batch: batch, describe_clip=lambda i: f"near {clips.describe(i)}")
-    paint = stream.Painter(training.image_size_hw)
+    paint = stream.Painter(training.image_size_hw, config.dataset.synthetic.rig)
     split = sharding.BATCH_SPEC
     return Stream(
         batches=batches,

@@ -180,3 +180,65 @@ def test_heights_in_another_unit():
     for factor in (100, 1000):
         with pytest.raises(ValueError, match=r"the headset is 16\d+ m above the floor at y = 0; is it in cm or mm"):
             plausibility.check_poses(scaled(factor)(T_world_headset))
+
+
+def problems(findings):
+    return {finding.check: finding.verdict for finding in findings if finding.problem}
+
+
+def test_mirror_pairs_that_are_none_and_views_that_look_backward():
+    shifted = T.copy()
+    shifted[:, :3, 3] -= T[:, :3, :3] @ [0.02, 0.0, 0.0]  # the origin 2 cm beside the middle
+    assert problems(plausibility.cameras(shifted, CENTER_PX, SIZE_PX, LAYOUT)) == {"mirror_pair": "error"}
+    behind = T @ np.diag([-1.0, 1.0, -1.0, 1.0])
+    views = RigLayout(name="x", view_names=("rear_a", "rear_b", "rear_c", "rear_d"), upright_turns=(0,) * 4)
+    assert problems(plausibility.cameras(behind[[0, 1, 2, 3]], CENTER_PX, SIZE_PX, views)) == {}
+    named = RigLayout(name="x", view_names=tuple("abcd"), upright_turns=(0,) * 4)
+    assert "optical_axis" in problems(plausibility.cameras(behind, CENTER_PX, SIZE_PX, named))
+
+
+@pytest.mark.parametrize("check, move", [("speed", [0.5, 0, 0]), (None, [0.05, 0, 0])])
+def test_jumps_are_warnings(check, move):
+    poses = walking()[2]
+    poses[30:, :3, 3] += move
+    found = problems(plausibility.poses(poses, np.arange(60) / 30))
+    assert found == ({check: "warning"} if check else {})
+
+
+def test_poses_that_hang_upside_down():
+    poses = walking()[2] @ np.diag([-1.0, -1.0, 1.0, 1.0])
+    assert problems(plausibility.poses(poses, np.arange(60) / 30)) == {"headset_up": "error"}
+
+
+def test_a_head_that_moves_in_the_headset_and_bones_that_stretch():
+    joints_m, valid, poses = walking()
+    assert problems(plausibility.body(joints_m, valid, poses, BODY)) == {"bone_length": "warning"}  # 2 cm of noise
+    late = np.roll(joints_m, 5, axis=0)
+    assert "head_rigid" in problems(plausibility.body(late[10:], valid[10:], poses[10:] @ moving(50), BODY))
+
+
+def moving(frames):
+    """Shifts (n, 4, 4) of 10 cm to and fro."""
+    shift = np.tile(np.eye(4), (frames, 1, 1))
+    shift[:, 0, 3] = 0.1 * np.sin(np.arange(frames))
+    return shift
+
+
+def test_some_invalid_joints_silence_no_check():
+    joints_m, valid, poses = walking()
+    valid[:, [BODY.index(name) for name in ("b_l_subtalar", "b_r_transversetarsal", "b_l_shoulder")]] = False
+    mirrored = joints_m * [1, 1, -1], valid, poses * np.outer([1, 1, -1, 1], [1, 1, -1, 1])
+    assert "handedness" in problems(plausibility.body(*mirrored, BODY))
+
+
+def test_what_the_cameras_see():
+    rest_m = np.tile(BODY.rest_joints_headset_m(), (3, 1, 1))
+    valid = np.ones(rest_m.shape[:2], bool)
+    seen = list(plausibility.views(RIG.cameras, T, rest_m, valid, LAYOUT))
+    assert problems(seen) == {} and len(seen) == 5
+    above = rest_m + np.array([0.0, 5.0, 0.0], np.float32)
+    assert problems(plausibility.views(RIG.cameras, T, above, valid, LAYOUT)) == {
+        "in_view": "warning",
+        "in_any_view": "error",
+    }
+    assert list(plausibility.views(RIG.cameras, T, rest_m, ~valid, LAYOUT)) == []

@@ -89,7 +89,8 @@ class CameraReport:
     held_out_rms_px: float | None
     angle_range_deg: tuple[float, float] | None
     num_points: int
-    visible_share: float  # of all joints of all frames: how many the camera's image holds, occluded or not
+    # Of all joints of all frames: how many the camera's image holds, occluded or not; None where that was not counted.
+    visible_share: float | None
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -60,23 +60,21 @@ def visible_joints(rig: Rig, uv_px, points_cam_m, distance_m) -> tuple[np.ndarra
 def count_visible(inside: np.ndarray, seen: np.ndarray) -> collections.Counter[str]:
     """Returns the counts that `figures` sums up, from what `visible_joints` returns."""
     return collections.Counter(
+        {f"joints_{v}": int(count) for v, count in enumerate(inside.sum(axis=(0, 2)))},
         frames=len(inside),
-        side_joints=int(inside[:, [0, 3]].sum()),
-        front_joints=int(inside[:, [1, 2]].sum()),
         leg_joints_inside=int(inside[:, :, _LEGS].sum()),
         leg_joints_seen=int(seen[:, :, _LEGS].sum()),
         leg_joints_unseen=int((~seen[:, :, _LEGS].any(axis=1)).sum()),
     )
 
 
-def figures(totals: collections.Counter[str], elapsed_s: float) -> dict[str, float]:
+def figures(totals: collections.Counter[str], view_names: tuple[str, ...], elapsed_s: float) -> dict[str, float]:
     """Returns the figures of `writer.write_dataset` from its totals."""
     counts = {key: totals[key] for key in ("sequences_made", "sequences_found", "sequences_missing", "frames")}
     if not (frames := totals["frames"]):
         return counts
     return counts | {
-        "joints_in_side_image": totals["side_joints"] / (2 * frames),
-        "joints_in_front_image": totals["front_joints"] / (2 * frames),
+        **{f"joints_in_{name}": totals[f"joints_{v}"] / frames for v, name in enumerate(view_names)},
         "leg_joints_hidden": 1.0 - totals["leg_joints_seen"] / max(totals["leg_joints_inside"], 1),
         "leg_joints_unseen": totals["leg_joints_unseen"] / (frames * len(_LEGS)),
         "frames_per_second": frames / elapsed_s,

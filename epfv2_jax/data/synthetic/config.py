@@ -10,12 +10,13 @@ class SyntheticConfig:
     """Sizes, motion and seed of a synthetic data set."""
 
     seed: int = 0
+    rig: str | None = None  # what sees the people, as `recording.open_rig` takes it; None: the headset of EgoBody3M
     train_sequences: int = 80  # 0: none, or every part of the motion files once
     validation_sequences: int = 8
     test_sequences: int = 8
     frames: int = 96  # of a sequence; the last part of a motion file may be shorter
     frame_step: int = 1  # frames of motion (30 a second) for each image: 3 gives 10 images a second
-    image_width: int = 80  # of the stored images, pixels; natively 640 for the side cameras and 1280 for the front ones
+    image_width: int = 80  # of the stored images, pixels; EgoBody3M's have 640 at the sides and 1280 in front
     clips_per_person: int = 8  # steps in which a person appears where images are rendered in the loop
     train_motion: tuple[str, ...] = ()  # motion capture files (.amc with its .asf beside it, .bvh); empty: procedural
     validation_motion: tuple[str, ...] = ()
@@ -34,7 +35,9 @@ class SyntheticConfig:
         checks.at_least(1, frames=self.frames, frame_step=self.frame_step, clips_per_person=self.clips_per_person)
         if self.motion_fps is not None:
             checks.within(1, 1000, motion_fps=self.motion_fps)
-        check_image_width(self.image_width)
+        if self.rig is None:
+            check_image_width(self.image_width)
+        checks.within(16, 2048, image_width=self.image_width)
 
 
 def check_image_width(image_width: int) -> None:

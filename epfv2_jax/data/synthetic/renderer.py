@@ -12,10 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from epfv2_jax.data import rig as rig_lib
 from epfv2_jax.data.synthetic import surfaces
 from epfv2_jax.data.synthetic.body import Solids
-from epfv2_jax.data.synthetic.config import check_image_width
 from epfv2_jax.data.synthetic.scene import Scene
 from epfv2_jax.geometry import cameras, transforms
 from epfv2_jax.structs import Rig
@@ -29,22 +27,6 @@ class Rays(struct.PyTreeNode):
     direction_headset: jax.Array  # (V, R, 3) unit
     origin_headset_m: jax.Array  # (V, 3) the optical centres
     vignette: jax.Array  # (V, R) share of the light that arrives, 0 beyond the valid angle of the lens
-
-
-def scaled_rig(image_width: int) -> Rig:
-    """Returns the calibrated rig with images `image_width` wide, stored orientation; numpy, leading axis V.
-
-    Raises:
-      ValueError: the width does not give whole heights (side images are 4:3, front images 5:4).
-    """
-    check_image_width(image_width)
-    native = rig_lib.default_rig()
-    views = []
-    for v in range(native.cameras.size_px.shape[0]):
-        camera = jax.tree.map(lambda x, v=v: x[v], native.cameras)
-        width, height = camera.size_px
-        views.append(cameras.resize(camera, image_width, round(image_width * float(height) / float(width))))
-    return native.replace(cameras=cameras.stack(views))
 
 
 def make_rays(rig: Rig) -> Rays:

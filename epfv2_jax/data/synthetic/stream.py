@@ -19,14 +19,12 @@ from flax import struct
 
 from epfv2_jax import structs
 from epfv2_jax.core import checks, lru
-from epfv2_jax.data import rig as rig_lib
 from epfv2_jax.data.pipeline.config import DataConfig
 from epfv2_jax.data.pipeline.loader import iterate
-from epfv2_jax.data.synthetic import body, renderer
+from epfv2_jax.data.synthetic import body, renderer, rigs
 from epfv2_jax.data.synthetic import sequence as sequence_lib
 from epfv2_jax.data.synthetic.config import SyntheticConfig
 from epfv2_jax.data.synthetic.scene import Scene
-from epfv2_jax.geometry.layout import EGOBODY3M as LAYOUT
 
 # The end of the endless stream.
 _LAST_STEP = 2**40
@@ -76,23 +74,18 @@ def unpainted_batches(
     checks.within(1, config.frames, clip_frames=data.clip_frames)
     share = data.batch_size // process_count
     rows = range(process_index * share, (process_index + 1) * share)
-    sampler = _Sampler(config, seed, upright_rig(image_size_hw), data, rows)
+    sampler = _Sampler(config, seed, rigs.open_headset(config.rig).upright(image_size_hw), data, rows)
     steps = grain.MapDataset.range(start_step, _LAST_STEP)
     return iterate(steps.map(sampler), data.read_threads, data.prefetch_batches, data.worker_processes)
-
-
-def upright_rig(image_size_hw: tuple[int, int]) -> structs.Rig:
-    """Returns the default headset's cameras for upright images of this size; numpy, leading axis V."""
-    return jax.tree.map(np.asarray, rig_lib.upright(rig_lib.default_rig(), LAYOUT, image_size_hw))
 
 
 class Painter:
     """Renders batches: `painter(unpainted)` is a `Batch`; it may run under `jax.jit` and over a sharded axis B."""
 
-    def __init__(self, image_size_hw: tuple[int, int]):
-        """Computes the rays of the default headset's cameras, for upright images of this size."""
+    def __init__(self, image_size_hw: tuple[int, int], rig: str | None = None):
+        """Computes the rays of the cameras of `SyntheticConfig.rig`, for upright images of this size."""
         self._image_size_hw = image_size_hw
-        self._rays = renderer.make_rays(upright_rig(image_size_hw))
+        self._rays = renderer.make_rays(rigs.open_headset(rig).upright(image_size_hw))
 
     def __call__(self, unpainted: Unpainted) -> structs.Batch:
         """Returns the batch with its images, uint8."""
@@ -140,14 +133,15 @@ class _Sampler:
         person = self._person(row, (step + row) // self._config.clips_per_person)
         rng = np.random.default_rng([*self._seeds, _CLIP, row, step])
         sequence = person.sequence
+        V = self._rig.T_cam_headset.shape[0]
         start = int(rng.integers(len(sequence.T_world_headset) - T + 1))
         part = slice(start, start + T)
         frames = structs.Frames(
-            images=np.zeros((T, LAYOUT.num_views, 0, 0), np.uint8),
+            images=np.zeros((T, V, 0, 0), np.uint8),
             rig=self._rig,
             T_world_headset=sequence.T_world_headset[part],
             T_world_before=sequence.T_world_headset[start - 1] if start else np.zeros((4, 4), np.float32),
-            view_valid=np.ones((T, LAYOUT.num_views), bool),
+            view_valid=np.ones((T, V), bool),
             frame_valid=np.ones(T, bool),
             frame_gap=np.ones(T, np.int32),
         )

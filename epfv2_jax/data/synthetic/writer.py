@@ -1,7 +1,9 @@
-"""Writes synthetic sequences in the layout of the EgoBody3M release, so that its reader reads them.
+"""Writes synthetic data sets: people seen by EgoBody3M's headset as its release stores them, others as recordings.
 
-The metadata of each frame have one field more than those of the release: `frame_s`, the time from frame to frame.
-The files are the same byte for byte whenever they are made again on the same kind of machine.
+The zips are read by the reader `egobody3m`. The metadata of each frame have one field more than those of the release:
+`frame_s`, the time from frame to frame. People seen by the rig of another headset (`SyntheticConfig.rig`) become
+recordings, for the reader `recording`. The files are the same byte for byte whenever they are made again on the same
+kind of machine.
 """
 
 import collections
@@ -21,7 +23,7 @@ from epfv2_jax.core import bars, checks, files, tasks
 from epfv2_jax.core import config as config_lib
 from epfv2_jax.data import images
 from epfv2_jax.data.readers import egobody3m
-from epfv2_jax.data.synthetic import annotations, renderer
+from epfv2_jax.data.synthetic import annotations, recordings, renderer, rigs
 from epfv2_jax.data.synthetic.config import SyntheticConfig
 from epfv2_jax.data.synthetic.sequence import Part, Sequence, motion_parts, render_sequence, sample_sequence
 from epfv2_jax.structs import Rig
@@ -37,12 +39,13 @@ def write_dataset(
     progress: bool = True,
     engine: tasks.Engine = tasks.LOCAL,
 ) -> dict[str, float]:
-    """Writes `<split>/<sequence>.images.zip` and `.metadata.zip` below `directory`; existing sequences are kept.
+    """Writes `<split>/<sequence>.images.zip` and `.metadata.zip`, or `<split>/<sequence>/`, below `directory`.
 
-    Several processes may share the work (`engine`). Returns figures: the sequences that this call made and found, and
-    those missing because they are in the shares of others; frames; mean number of joints inside a side and a front
-    image; `leg_joints_hidden`, the share of the leg joints inside an image that something hides, the leg itself
-    included; `leg_joints_unseen`, the share of all leg joints that no camera sees; four-view frames a second.
+    Existing sequences are kept. Several processes may share the work (`engine`). Returns figures: the sequences that
+    this call made and found, and those missing because they are in the shares of others; frames; `joints_in_<view>`,
+    the mean number of joints inside its image; `leg_joints_hidden`, the share of the leg joints inside an image that
+    something hides, the leg itself included; `leg_joints_unseen`, the share of all leg joints that no camera sees;
+    frames of all views a second; `lens_refit_px`, the largest error of a lens of `config.rig` that was refitted.
 
     Raises:
       ValueError: the directory has sequences of another configuration, or a motion file cannot be used.
@@ -53,6 +56,7 @@ def write_dataset(
         for split in egobody3m.SPLITS
         for index, part in enumerate(motion_parts(config, split))
     ]
+    headset = rigs.open_headset(config.rig)
     claim(directory, config)
     share = engine.share(plan)
     todo = [step for step in share if not _is_written(directory, step)]
@@ -65,15 +69,13 @@ def write_dataset(
             totals += count
             bar.set_postfix(frames_per_s=f"{totals['frames'] / (time.perf_counter() - start_s):.0f}", refresh=False)
     totals["sequences_missing"] = sum(not _is_written(directory, step) for step in plan)
-    return annotations.figures(totals, time.perf_counter() - start_s)
+    figures = annotations.figures(totals, headset.layout.view_names, time.perf_counter() - start_s)
+    return figures if headset.description is None else {**figures, "lens_refit_px": headset.refit_px}
 
 
-def write_sequence(
-    sequence: Sequence, rig: Rig, rays: renderer.Rays, folder: pathlib.Path, name: str
-) -> collections.Counter[str]:
-    """Writes both zips of the sequence into `folder`; returns counts for the figures of `write_dataset`."""
-    grey, distance_m = render_sequence(sequence, rig, rays)
-    uv_px, depth_m, points_cam_m = annotations.project_stored(sequence, rig)
+def write_zips(sequence: Sequence, rig: Rig, grey: list[np.ndarray], folder: pathlib.Path, name: str) -> None:
+    """Writes both zips of a sequence, with images [V] (F, H_v, W_v), into `folder`."""
+    uv_px, depth_m, _ = annotations.project_stored(sequence, rig)
     metadata, pictures = [], []
     for t in range(len(uv_px)):
         T_world_headset_cm = sequence.T_world_headset[t].astype(np.float64)
@@ -92,7 +94,6 @@ def write_sequence(
         metadata.append((f"{name}/frame{t:04d}.json", json.dumps(fields).encode()))
     _write_zip(folder / f"{name}.images.zip", pictures, zipfile.ZIP_STORED)
     _write_zip(folder / f"{name}.metadata.zip", metadata, zipfile.ZIP_DEFLATED)
-    return annotations.count_visible(*annotations.visible_joints(rig, uv_px, points_cam_m, distance_m))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +111,8 @@ class _Synthesizer:
 
     def __init__(self, config: SyntheticConfig, directory: pathlib.Path):
         self.config, self.directory = config, directory
-        self.rig = renderer.scaled_rig(config.image_width)
+        self.headset = rigs.open_headset(config.rig)
+        self.rig = self.headset.scaled(config.image_width)
         self.rays = jax.device_put(renderer.make_rays(self.rig))
 
     def __call__(self, steps: Iterable[_Step]) -> Iterator[collections.Counter[str]]:
@@ -118,14 +120,25 @@ class _Synthesizer:
             folder = self.directory / step.split
             folder.mkdir(parents=True, exist_ok=True)
             sequence = sample_sequence(self.config, step.split, step.index, step.part)
-            yield write_sequence(sequence, self.rig, self.rays, folder, step.name)
+            grey, distance_m = render_sequence(sequence, self.rig, self.rays)
+            if self.headset.description is None:
+                write_zips(sequence, self.rig, grey, folder, step.name)
+            else:
+                recordings.write(sequence, self.rig, self.headset.description, grey, folder / step.name)
+            uv_px, _, points_cam_m = annotations.project_stored(sequence, self.rig)
+            yield annotations.count_visible(*annotations.visible_joints(self.rig, uv_px, points_cam_m, distance_m))
 
 
 def claim(directory: pathlib.Path, config: SyntheticConfig) -> None:
     """Writes the configuration of a new data set; raises if an old one has another, or another format."""
     path, now = directory / _CONFIG_FILE, {"version": _FORMAT_VERSION, **config_lib.to_mapping(config)}
+    headset = rigs.open_headset(config.rig)
+    if headset.description is not None:
+        now["rig"] = f"that with checksum {headset.sha256}"
     if not path.is_file():
         directory.mkdir(parents=True, exist_ok=True)
+        if headset.description is not None:
+            recordings.write_headset(headset.description, directory)
         files.write_json(path, now)
     remedy = "give another directory or remove this one"
     before = files.read_json(path, remedy)
@@ -137,7 +150,10 @@ def claim(directory: pathlib.Path, config: SyntheticConfig) -> None:
 
 
 def _is_written(directory: pathlib.Path, step: _Step) -> bool:
-    return all((directory / step.split / f"{step.name}.{kind}.zip").is_file() for kind in ("images", "metadata"))
+    folder = directory / step.split
+    if (folder / step.name).is_dir():
+        return True
+    return all((folder / f"{step.name}.{kind}.zip").is_file() for kind in ("images", "metadata"))
 
 
 def _write_zip(path: pathlib.Path, members: list[tuple[str, bytes]], compression: int) -> None:

@@ -132,22 +132,27 @@ def _standing(joints_m: np.ndarray, T: np.ndarray, rest_m: np.ndarray) -> Iterat
         return  # such as arms alone, which may point anywhere
     top, bottom = int(rest_m[:, 1].argmax()), _lowest_known(joints_m, rest_m)
     upward = joints_m[:, top] - joints_m[:, bottom].mean(axis=1)
-    for check, ways, limit, remedy in (
-        ("world_up", _median(upward), MIN_STANDING, "world, not along y; y must be up: turn joints and poses, or set "
-         "world_up"),
-        ("up_axis", _median(np.einsum("nji,nj->ni", T[:, :3, :3], upward)), 0.0, "headset, whose y is up; is "
-         "T_headset_body or the order of the quaternion's columns wrong, or T_world_headset inverted?"),
-    ):  # fmt: skip
-        length = np.linalg.norm(ways)
-        share = float(ways[1] / length) if length > 0 else np.nan
-        axis = int(np.abs(ways).argmax())
-        along = f"{'-' if ways[axis] < 0 else ''}{'xyz'[axis]}"
-        yield Finding(
-            check=check,
-            value=_known(share, f"{share:.2f} of y"),
-            limit=f"at least {limit}",
-            problem=f"the body stands along {along} of the {remedy}" if share < limit else "",
-        )
+    in_headset = np.einsum("nji,nj->ni", T[:, :3, :3], upward)
+    remedy = "world, not along y; y must be up: turn joints and poses, or set world_up"
+    yield _along("world_up", _median(upward), MIN_STANDING, remedy)
+    remedy = (
+        "headset, whose y is up; is T_headset_body or the order of the quaternion's columns wrong, or T_world_headset "
+        "inverted?"
+    )
+    yield _along("up_axis", _median(in_headset), 0.0, remedy)
+
+
+def _along(check: str, upward: np.ndarray, limit: float, remedy: str) -> Finding:
+    length = np.linalg.norm(upward)
+    share = float(upward[1] / length) if length > 0 else np.nan
+    axis = int(np.abs(upward).argmax())
+    along = f"{'-' if upward[axis] < 0 else ''}{'xyz'[axis]}"
+    return Finding(
+        check=check,
+        value=_known(share, f"{share:.2f} of y"),
+        limit=f"at least {limit}",
+        problem=f"the body stands along {along} of the {remedy}" if share < limit else "",
+    )
 
 
 def _sides(joints_m: np.ndarray, T: np.ndarray, rest_m: np.ndarray, skeleton: Skeleton) -> Iterator[Finding]:

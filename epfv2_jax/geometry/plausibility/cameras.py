@@ -41,10 +41,11 @@ def cameras(
         yield _optical_axis(name, R[v, 2])
         yield _upright(name, R[v], layout.upright_turns[v])
     for v, m in enumerate(layout.mirror or ()):
-        if v != m:
-            yield _sides_of_pair(layout.view_names[v], layout.view_names[m], position_m[[v, m]], R[[v, m], 2])
-            if v < m:
-                yield _mirror_pair(layout.view_names[v], layout.view_names[m], position_m[[v, m]], R[[v, m], 2])
+        names, position, axis = (layout.view_names[v], layout.view_names[m]), position_m[[v, m]], R[[v, m], 2]
+        if ("left" in names[0] and "right" in names[1]) or axis[0, 0] - axis[1, 0] > 0.3:
+            yield _sides_of_pair(*names, position)
+        if v < m:
+            yield _mirror_pair(*names, position, axis)
 
 
 def off_centre(center_px: np.ndarray, size_px: np.ndarray) -> str:
@@ -114,9 +115,9 @@ def _upright(name: str, R_cam_headset: np.ndarray, turns: int) -> Finding:
     )
 
 
-def _sides_of_pair(name: str, partner: str, position_m: np.ndarray, axis: np.ndarray) -> Finding:
+def _sides_of_pair(name: str, partner: str, position_m: np.ndarray) -> Finding:
+    """Returns whether a view that is called left, or looks to the left of its partner, lies to the left of it."""
     right_m = float(position_m[1, 0] - position_m[0, 0])
-    is_left = ("left" in name and "right" in partner) or axis[0, 0] - axis[1, 0] > 0.3
     problem = (
         f"{name} lies {100 * right_m:.1f} cm to the right of {partner}; are they exchanged, or are the extrinsics "
         "inverted (T_cam_headset maps headset to camera, T_BS camera to body)?"
@@ -124,8 +125,8 @@ def _sides_of_pair(name: str, partner: str, position_m: np.ndarray, axis: np.nda
     return Finding(
         check="pair_sides",
         value=f"{name}: {-100 * right_m:.1f} cm left of {partner}",
-        limit=f"at least {-100 * MAX_EXCHANGED_M:.0f} cm" if is_left else "any: its side is not known",
-        problem=problem if is_left and right_m > MAX_EXCHANGED_M else "",
+        limit=f"at least {-100 * MAX_EXCHANGED_M:.0f} cm",
+        problem=problem if right_m > MAX_EXCHANGED_M else "",
     )
 
 

@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from epfv2_jax.data.synthetic import body, renderer, surfaces
+from epfv2_jax.data.synthetic import body, renderer, rigs, surfaces
 from epfv2_jax.data.synthetic import scene as scene_lib
 from epfv2_jax.geometry import cameras
 
 
 @pytest.fixture(scope="module")
 def rig():
-    return renderer.scaled_rig(160)
+    return rigs.open_headset(None).scaled(160)
 
 
 @pytest.fixture(scope="module")
@@ -142,4 +142,4 @@ def test_pixels_beyond_the_lens_are_black(rig, rays):
 
 def test_image_width_must_give_whole_heights():
     with pytest.raises(ValueError, match=r"image_width: must be a positive multiple of 20, such as 80 or 640, got 50"):
-        renderer.scaled_rig(50)
+        rigs.open_headset(None).scaled(50)

@@ -16,7 +16,7 @@ from epfv2_jax.data import images
 from epfv2_jax.data.calibration import fit as calibration
 from epfv2_jax.data.mocap import clip as clips
 from epfv2_jax.data.readers import egobody3m
-from epfv2_jax.data.synthetic import renderer, writer
+from epfv2_jax.data.synthetic import renderer, rigs, writer
 from epfv2_jax.data.synthetic import sequence as sequence_lib
 from epfv2_jax.data.synthetic.config import SyntheticConfig
 
@@ -103,7 +103,7 @@ def test_the_real_reader_reads_it_and_its_cameras_calibrate(dataset):
     directory, _ = dataset
     (first, *_) = egobody3m.find_sequences(directory)
     expected = sequence_lib.sample_sequence(CONFIG, "train", 0)
-    rig = renderer.scaled_rig(CONFIG.image_width)
+    rig = rigs.open_headset(None).scaled(CONFIG.image_width)
     with egobody3m.SequenceReader(first) as reader:
         assert reader.frames == tuple(range(CONFIG.frames))
         assert reader.view_sizes_px() == [(40, 30), (40, 32), (40, 32), (40, 30)]
@@ -140,8 +140,8 @@ def test_joints_fall_inside_the_images_as_in_the_real_rig(tmp_path):
     """The calm sample clip has 20 of 26 in a side image and 7 to 8 in a front image; here people also squat and sit."""
     config = SyntheticConfig(train_sequences=24, validation_sequences=0, test_sequences=0, frames=4, image_width=20)
     figures = writer.write_dataset(config, tmp_path, progress=False)
-    assert 16 < figures["joints_in_side_image"] < 22
-    assert 6 < figures["joints_in_front_image"] < 13
+    assert all(16 < figures[f"joints_in_{side}_side"] < 22 for side in ("left", "right"))
+    assert all(6 < figures[f"joints_in_{side}_front"] < 13 for side in ("left", "right"))
     assert 0.5 < figures["leg_joints_hidden"] < 0.95
     assert figures["leg_joints_unseen"] < 0.95
 

@@ -10,7 +10,7 @@ import pytest
 
 from epfv2_jax.core import sharding
 from epfv2_jax.data.pipeline import DataConfig
-from epfv2_jax.data.synthetic import stream
+from epfv2_jax.data.synthetic import rigs, stream
 from epfv2_jax.data.synthetic.config import SyntheticConfig
 from epfv2_jax.geometry import cameras, transforms
 
@@ -124,7 +124,7 @@ def test_devices_paint_their_own_rows():
 
 
 def test_the_sampler_survives_a_pickle_for_worker_processes(four):
-    sampler = stream._Sampler(CONFIG, 0, stream.upright_rig(SIZE), DATA, range(4))
+    sampler = stream._Sampler(CONFIG, 0, rigs.open_headset(None).upright(SIZE), DATA, range(4))
     assert_equal(pickle.loads(pickle.dumps(sampler))(1), four[1])
 
 

@@ -5,6 +5,7 @@ docs/own_data.md describes the layout.
 
 from epfv2_jax.data.readers.recording.headset import HEADSET_NAME, Headset, HeadsetView, read_headset, rig_of
 from epfv2_jax.data.readers.recording.reader import Recording
+from epfv2_jax.data.readers.recording.rigs import open_rig
 from epfv2_jax.data.readers.recording.sequence import RecordingFiles, cameras_of, find_sequences
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "RecordingFiles",
     "cameras_of",
     "find_sequences",
+    "open_rig",
     "read_headset",
     "rig_of",
 ]

@@ -3,8 +3,10 @@
 import dataclasses
 import os
 import pathlib
+import subprocess
+import tempfile
 from collections.abc import Iterator
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 import numpy as np
 
@@ -92,12 +94,27 @@ def _decode(path: pathlib.Path) -> Iterator[np.ndarray]:
     checks.extra_installed("imageio_ffmpeg", "video", f"{path}: reading video")
     import imageio_ffmpeg
 
-    # Errors of ffmpeg and of what it could not read.
-    with checks.naming(f"{path}: not a readable video", (OSError, RuntimeError, ValueError, StopIteration)):
-        frames = imageio_ffmpeg.read_frames(
-            path, pix_fmt="gray", bits_per_pixel=8, output_params=["-fps_mode", "passthrough"]
-        )
-        width, height = next(frames)["size"]
-        checks.within(1, images.MAX_PIXELS, **{f"pixels of a frame ({width}x{height})": width * height})
-        for frame in frames:
-            yield np.frombuffer(frame, np.uint8).reshape(height, width)
+    # PGM: each frame comes with its size.
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-nostdin", "-i", os.path.abspath(path), "-map", "0:v:0"]
+    command += ["-fps_mode", "passthrough", "-pix_fmt", "gray", "-c:v", "pgm", "-f", "image2pipe", "-"]
+    with tempfile.TemporaryFile() as log, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log) as ffmpeg:
+        try:
+            with checks.naming(os.fspath(path)):
+                while (image := _read_pgm(ffmpeg.stdout)) is not None:
+                    yield image
+        finally:
+            ffmpeg.kill()
+        log.seek(0)
+        if reason := log.read(1000).decode(errors="replace").strip():
+            raise ValueError(f"{path}: damaged, or no video: {reason.splitlines()[0]}")
+
+
+def _read_pgm(stream: BinaryIO) -> np.ndarray | None:
+    """Returns the next image (H, W) uint8 of a stream of PGMs as ffmpeg writes them; None at its end."""
+    if not stream.readline():
+        return None
+    width, height = map(int, stream.readline().split())
+    checks.within(1, images.MAX_PIXELS, **{f"pixels of a frame ({width}x{height})": width * height})
+    stream.readline()  # the largest grey value
+    data = stream.read(width * height)
+    return np.frombuffer(data, np.uint8).reshape(height, width) if len(data) == width * height else None

@@ -229,5 +229,5 @@ def _camera_report(refit_px: float) -> base.CameraReport:
         held_out_rms_px=None,
         angle_range_deg=None,
         num_points=0,
-        visible_share=0.0,
+        visible_share=None,
     )

@@ -125,10 +125,15 @@ def cameras_of(files: RecordingFiles, headset: Headset) -> tuple[CalibratedCamer
             files_lib.check_file(sensor, f"give it, or one of {', '.join(_CALIBRATIONS)}")
             (camera,) = formats.read(sensor)
             found[name] = dataclasses.replace(camera, name=name)
-    else:
-        found = {camera.name: camera for camera in formats.read(path)}
-        for v, view in enumerate(headset.views):
-            checks.one_of(found, **{f"{path}: camera of {HEADSET_NAME}, views[{v}]": view.camera})
+        return formats.alike([found[view.camera] for view in headset.views])
+    return cameras_in(path, headset)
+
+
+def cameras_in(path: str | os.PathLike, headset: Headset) -> tuple[CalibratedCamera, ...]:
+    """Returns the calibrated camera of each view from a file for all cameras; see `cameras_of`."""
+    found = {camera.name: camera for camera in formats.read(path)}
+    for v, view in enumerate(headset.views):
+        checks.one_of(found, **{f"{path}: camera of {HEADSET_NAME}, views[{v}]": view.camera})
     return formats.alike([found[view.camera] for view in headset.views])
 
 

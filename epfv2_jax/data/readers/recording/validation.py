@@ -24,15 +24,15 @@ _TRIED_IMAGES = 20
 
 def stamps(content: Content) -> Iterator[Finding]:
     """Yields whether the stamps of each table increase."""
-    tables = {str(pictures.folder / "data.csv"): pictures.stamps_ns for pictures in content.pictures}
-    tables[str(content.poses.path)] = content.poses.stamps_ns
+    tables = {pictures.folder / "data.csv": pictures.stamps_ns for pictures in content.pictures}
+    tables[content.poses.path] = content.poses.stamps_ns
     if content.joints is not None:
-        tables[str(content.joints.path)] = content.joints.stamps_ns
+        tables[content.joints.path] = content.joints.stamps_ns
     for path, stamps_ns in tables.items():
         late = np.flatnonzero(np.diff(stamps_ns) <= 0)
         yield Finding(
             check="stamps",
-            value=f"{path}: {len(stamps_ns)} rows",
+            value=f"{path.relative_to(content.files.folder)}: {len(stamps_ns)} rows",
             limit="each later than the last",
             problem=f"{path} row {late[0] + 1}: timestamp {stamps_ns[late[0] + 1]} is not later than "
             f"{stamps_ns[late[0]]}; sort the rows and leave out repeated ones"
