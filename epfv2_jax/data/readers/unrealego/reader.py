@@ -1,14 +1,16 @@
 """UnrealEgo for the conversion: labels of a sequence, the glasses that they imply, and images as runs of frames."""
 
 import dataclasses
+import functools
 import os
+import pathlib
 from collections.abc import Collection, Iterator, Sequence
 from typing import ClassVar
 
 import jax
 import numpy as np
 
-from epfv2_jax.core import checks
+from epfv2_jax.core import checks, files
 from epfv2_jax.data import images, records
 from epfv2_jax.data import rig as rig_lib
 from epfv2_jax.data.calibration import formats
@@ -65,8 +67,8 @@ class UnrealEgo:
         frames = source.frames
         report.num_frames = len(frames)
         checks.not_empty(f"{source.folder}/json: files frame_N.json", frames, "unpack the archive again")
-        (calibrated,) = formats.read(source.calibration)
-        camera = calibrated.camera
+        files.check_file(source.calibration, "copy it there again")
+        camera = _camera(source.calibration, os.stat(source.calibration).st_mtime_ns)
         labels = _readable(source, frames, report)
         baseline_m = _baseline_m(np.stack([label.joints_cam_m for label in labels.values()]))
         T_world_headset = _poses(source, labels, baseline_m, report)
@@ -89,6 +91,13 @@ class UnrealEgo:
             yield _run(source, {f: (T_world_headset[f], labels[f]) for f in kept[part]}, jpegs, rig)
         if not num_images:
             raise ValueError(f"{source.folder}: no image is readable; the first: {report.bad_views[0].reason}")
+
+
+@functools.lru_cache(maxsize=1)
+def _camera(path: pathlib.Path, changed_ns: int) -> Camera:
+    """Returns the camera of a calibration file, refitted once for all sequences, until the file changes."""
+    (calibrated,) = formats.read(path)
+    return calibrated.camera
 
 
 def _readable(source: SequenceFolder, frames: list[int], report: base.ReadReport) -> dict[int, FrameLabels]:
