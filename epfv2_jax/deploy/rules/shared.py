@@ -34,7 +34,7 @@ def before_broadcast(graph: Graph, name: str) -> tuple[str | np.ndarray, tuple[i
     if above is None or above.op not in ("Expand", "Reshape"):
         return None
     before, after = graph.shape(above.inputs[0]), graph.shape(name)
-    if before is None:
+    if before is None or after is None:  # a node of this sweep: its shape is not known yet
         return None
     if above.op == "Reshape" and after != (*(1,) * (len(after) - len(before)), *before):
         return None

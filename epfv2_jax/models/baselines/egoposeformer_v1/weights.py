@@ -6,6 +6,7 @@ Poses come out as they were trained: relative to the pelvis, in the axes of Unre
 were trained on allow no commercial use.
 """
 
+import functools
 import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -23,7 +24,8 @@ from epfv2_jax.models.encoders.weights.layout import COUNTERS, same_names
 from epfv2_jax.models.encoders.weights.reading import TensorFile
 from epfv2_jax.models.imported import ImportedModel
 
-_PREFIX = "model."
+_CONFIG = EPFv1Config()  # the released network
+_PREFIX = "model."  # of PyTorch Lightning
 _IGNORED = {**COUNTERS, r"layers\.\d\.cross_attn\.(spatial_shapes|start_index)": "the size of the map"}
 #: Modules by the pattern of their path here -> their key there.
 _MODULES = {
@@ -72,10 +74,7 @@ def load(files: Sequence[TensorFile]) -> ImportedModel:
     """
     checks.equal("--file: number of files", len(files), 1, "give the one of the pose network")
     file = reading.without_prefix(files[0], _PREFIX)
-    model = EPFv1(EPFv1Config(), SKELETON, LAYOUT)
-    blank = structs.blank_frames(1, 1, LAYOUT.num_views, IMAGE_SIZE_HW)
-    targets = flax.traverse_util.flatten_dict(base.abstract_variables(model, blank), sep="/")
-    sources = {path: _source(path, leaf.shape) for path, leaf in targets.items()}
+    sources = _sources()
 
     def why_ignored(key: str) -> str | None:
         return next((why for pattern, why in _IGNORED.items() if re.fullmatch(pattern, key)), None)
@@ -89,7 +88,7 @@ def load(files: Sequence[TensorFile]) -> ImportedModel:
         for path, source in sources.items()
     }
     return ImportedModel(
-        config=model.config,
+        config=_CONFIG,
         skeleton=SKELETON,
         layout=LAYOUT,
         image_size_hw=IMAGE_SIZE_HW,
@@ -97,6 +96,15 @@ def load(files: Sequence[TensorFile]) -> ImportedModel:
         used=len(allowed),
         ignored={key: why_ignored(key) for key in sorted(set(file.shapes) - set(allowed))},
     )
+
+
+@functools.cache
+def _sources() -> dict[str, _Source]:
+    """Returns the source of each variable by its path."""
+    blank = structs.blank_frames(1, 1, LAYOUT.num_views, IMAGE_SIZE_HW)
+    variables = base.abstract_variables(EPFv1(_CONFIG, SKELETON, LAYOUT), blank)
+    shapes = flax.traverse_util.flatten_dict(variables, sep="/").items()
+    return {path: _source(path, leaf.shape) for path, leaf in shapes}
 
 
 def _source(path: str, shape: tuple[int, ...]) -> _Source:

@@ -1,0 +1,47 @@
+"""EgoPoseFormer v1 on the synthetic benchmark: data and budget of configs/synthetic.py, in two stages.
+
+The first trains encoder and neck on heatmaps, the second everything on poses; each has as many steps as EPFv2 has.
+Command:   python -m epfv2_jax.train --config configs/baselines/epfv1.py:heatmap[-gpu]
+           python -m epfv2_jax.train --config configs/baselines/epfv1.py:pose[-gpu]
+Hardware:  without -gpu: 2 cores; -gpu: one H100
+Time:      not yet measured
+Score:     not yet measured
+"""
+
+import pathlib
+import runpy
+
+from ml_collections import ConfigDict
+
+from epfv2_jax.geometry.skeleton import EGOBODY3M
+
+SYNTHETIC = pathlib.Path(__file__).resolve().parents[1] / "synthetic.py"
+
+#: As the authors: a heatmap for each joint but the head.
+HEATMAP_JOINTS = tuple(name for name in EGOBODY3M.joint_names if name != "b_head")
+#: Weight decay of each stage, the authors'. Their learning rate is the same in both.
+WEIGHT_DECAY = {"heatmap": 5e-3, "pose": 5e-4}
+SIZES = ("cpu", "gpu")
+
+
+def get_config(variant: str = "pose") -> ConfigDict:
+    """Returns the recipe of a stage, on the CPU benchmark or with "-gpu" on the larger one."""
+    stage, _, size = variant.partition("-")
+    size = size or "cpu"
+    if stage not in WEIGHT_DECAY or size not in SIZES:
+        raise ValueError(f"variant {variant!r} is not one of {', '.join(WEIGHT_DECAY)}, alone or with -gpu")
+    synthetic = runpy.run_path(str(SYNTHETIC))
+    config = synthetic["get_config"](size)
+    config.output_dir = f"runs/synthetic_{size}_epfv1_{stage}"
+    config.model = {"kind": "epfv1", "local_contrast": 0.2, **synthetic["SIZES"][size]["model"]}
+    weight_decay = WEIGHT_DECAY[stage]
+    config.optimizer = {"kind": "adamw", "learning_rate": 1e-3, "weight_decay": weight_decay, "warmup_steps": 50}
+    if stage == "heatmap":
+        config.model.update({"heatmap_head": True, "heatmap_joints": HEATMAP_JOINTS})
+        config.objective = {"kind": "heatmap", "heatmap_joints": HEATMAP_JOINTS}
+        config.loop.evaluate_every = 0  # errors of a pose that is not trained yet would choose the weights to keep
+    else:
+        config.objective = {"kind": "distances"}
+        config.init_from = f"runs/synthetic_{size}_epfv1_heatmap"
+        config.init_modules = ("encoder", "neck")
+    return config
