@@ -160,22 +160,17 @@ def test_the_frozen_network_is_the_same_in_training(helpers):
 
 
 def test_padding_does_not_enter_the_statistics_of_training(helpers):
-    frames = helpers.make_frames(2, 3)
-    variables = fakes.random_variables(build(), frames)
-    valid = np.array([[True, True, True], [True, True, False]])
-
-    @jax.jit
-    def run(images, frame_valid):
-        given = frames.replace(images=images, frame_valid=frame_valid)
-        return build().apply(variables, given, train=True, mutable=["batch_stats"])
-
-    images = frames.images.copy()
-    images[1, 2] = 255 - images[1, 2]
-    (a, stats_a), (b, stats_b) = run(frames.images, valid), run(images, valid)
-    np.testing.assert_allclose(a.joints_headset_m[valid], b.joints_headset_m[valid], atol=1e-6)
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), stats_a, stats_b)
-    whole, _ = run(frames.images, np.ones_like(valid))
-    assert np.abs(whole.joints_headset_m - a.joints_headset_m)[valid].max() > 1e-5, "that frame would change nothing"
+    padded = helpers.make_frames(2, 3)
+    variables = fakes.random_variables(build(), padded)
+    frames = helpers.time_slice(padded, 0, 2)
+    run = jax.jit(lambda frames: build().apply(variables, frames, train=True, mutable=["batch_stats"]))
+    expected, statistics = run(frames)
+    valid = np.array([[True, True, False]] * 2)
+    found, found_statistics = run(padded.replace(frame_valid=valid))
+    np.testing.assert_allclose(found.joints_headset_m[:, :2], expected.joints_headset_m, atol=1e-6)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), found_statistics, statistics)
+    whole, _ = run(padded)
+    assert np.abs(whole.joints_headset_m[:, :2] - expected.joints_headset_m).max() > 1e-5, "it would change nothing"
 
 
 def listed(shared_data, name):
