@@ -32,7 +32,7 @@ from epfv2_jax.models import base, contrast
 from epfv2_jax.models.bodies.keypoints import KeypointBody
 from epfv2_jax.models.encoders import ENCODERS
 from epfv2_jax.models.epfv2.model import EPFv2Config
-from epfv2_jax.models.epfv2.query import heading, headset_vector
+from epfv2_jax.models.headset import heading, headset_vector
 from epfv2_jax.objectives.pose import PoseObjectiveConfig
 from epfv2_jax.training.augment import AugmentConfig
 from epfv2_jax.training.optim import OptimizerConfig

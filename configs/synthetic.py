@@ -5,8 +5,8 @@ Test: other people in other rooms who do what no training clip shows (kick, wave
 Command:   python -m epfv2_jax.train --config configs/synthetic.py:cpu[-ABLATION]
            or :gpu; ABLATION: no_temporal, no_projection, keypoints, no_auxiliary, no_uncertainty, headset_only
 Hardware:  cpu: 2 cores of a busy virtual machine; gpu: one H100
-Time:      not yet measured
-Score:     not yet measured
+Time:      cpu: 78 minutes; gpu: not yet measured
+Score:     cpu: MPJPE 5.07 cm on held-out people, mean pose 20.3 (docs/synthetic.md); gpu: not yet measured
 """
 
 from ml_collections import ConfigDict
@@ -27,9 +27,9 @@ SIZES = {
         "image_size": 48,
         "image_width": 60,
         "model": {"encoder": "tiny"},
-        "warmup": {"steps": 8000, "batch_size": 32},
-        "steps": 10_000,
-        "batch_size": 6,
+        "warmup": {"steps": 9000, "batch_size": 32},
+        "steps": 12_000,
+        "batch_size": 3,
         "threads": 1,
     },
     "gpu": {
@@ -94,7 +94,7 @@ def get_config(variant: str = "cpu") -> ConfigDict:
         "brightness": 0.05,
     }
     config.model = {"window": 16, "local_contrast": 0.2, **size["model"], **ABLATIONS[ablation]}
-    config.optimizer = {"kind": "muon", "learning_rate": 3e-3, "warmup_steps": 50}
+    config.optimizer = {"kind": "muon", "learning_rate": 1e-3, "warmup_steps": 50}
     config.step = {"steps": size["steps"], "ema_decay": 0.999}
     config.loop = {"evaluate_every": 1000, "checkpoint_every": 500}
     config.evaluation = {"clip_frames": 96, "batch_size": 8, "hide_views": blind}

@@ -4,6 +4,7 @@
 COMMANDS = {
     "train": "Trains a model",
     "evaluate": "Scores a checkpoint",
+    "compare": "Compares checkpoints on one split",
     "demo": "Streams a sequence and writes a video of it",
     "synthesize": "Makes synthetic sequences in the EgoBody3M layout",
     "convert": "Converts raw data, such as the EgoBody3M zips, to records",

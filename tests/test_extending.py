@@ -136,6 +136,27 @@ assert type(predictor.model).__name__ == "Pooled"
 
 
 @pytest.mark.slow
+@pytest.mark.extras
+def test_the_toy_model_is_exported_without_a_line_for_it(fork):
+    pytest.importorskip("jax2onnx", reason="needs the extra 'export'")
+    write = """
+import numpy as np
+from epfv2_jax import checkpoints, models, structs
+from epfv2_jax.geometry import layout, skeleton
+from epfv2_jax.models.pooled import Pooled, PooledConfig
+from epfv2_jax.testing import fakes
+model = Pooled(PooledConfig(width=8), skeleton.EGOBODY3M, layout.EGOBODY3M)
+variables = fakes.random_variables(model, structs.blank_frames(1, 1, 4, (32, 32)))
+mapping = {"model": {"kind": "pooled", "width": 8}}
+about = checkpoints.About(experiment=mapping, skeleton=model.skeleton, layout=model.layout, image_size_hw=(32, 32))
+checkpoints.save_model("runs/written", about, variables, {})
+"""
+    subprocess.run([sys.executable, "-c", write], cwd=fork, env=ENVIRONMENT, check=True, timeout=300)
+    run(fork, "epfv2_jax.export", "--checkpoint", "runs/written", "--out", "pooled.onnx")
+    assert run(fork, "epfv2_jax.verify_onnx", "pooled.onnx").stdout.endswith("ok\n")
+
+
+@pytest.mark.slow
 def test_the_reader_of_the_page_converts_and_its_records_train(fork):
     """Two views, five joints: no metric group and no mirrored EgoBody3M anywhere."""
     rng = np.random.default_rng(0)

@@ -22,6 +22,7 @@ from epfv2_jax.deploy import metadata, publish, rules, sequences, signature, tra
 from epfv2_jax.deploy import step as step_lib
 from epfv2_jax.deploy.epfv2 import EPFv2Exporter
 from epfv2_jax.deploy.graph import Graph
+from epfv2_jax.deploy.leaves import LeafExporter
 from epfv2_jax.deploy.precision import quantize, to_half
 from epfv2_jax.deploy.publish import Exported
 from epfv2_jax.deploy.sequences import FrameSequence
@@ -29,7 +30,8 @@ from epfv2_jax.deploy.signature import Tensor
 from epfv2_jax.deploy.step import Exporter, Step
 from epfv2_jax.models.base import PoseModel
 
-#: By the `kind` of the model's configuration.
+#: By the `kind` of the model's configuration, where a graph stores the state in another form than the model. All other
+#: models are exported by `LeafExporter`.
 EXPORTERS: dict[str, Callable[[Any], Exporter]] = {
     "epfv2": EPFv2Exporter,
 }
@@ -43,10 +45,9 @@ def exporter_of(model: PoseModel) -> Exporter:
     """Returns the exporter of a model.
 
     Raises:
-      ValueError: models of its kind cannot be exported.
+      ValueError: the model's state holds arrays of a type that a graph does not take.
     """
-    checks.one_of(EXPORTERS, **{"kind of a model to export": model.config.kind})
-    return EXPORTERS[model.config.kind](model)
+    return EXPORTERS.get(model.config.kind, LeafExporter)(model)
 
 
 def export(
@@ -74,8 +75,7 @@ def export(
       recorded_frames: most frames to calibrate the quantisation and measure MPJPE on.
 
     Raises:
-      ValueError: there is no exporter for the model, the records do not fit it, int8 without records, or the graph
-        fails a gate.
+      ValueError: the model's state or the records do not fit, int8 without records, or the graph fails a gate.
     """
     path = files.on_disk(path, "export there, then copy both files")
     checks.at_least(1, batch=batch, recorded_frames=recorded_frames)

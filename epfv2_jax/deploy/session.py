@@ -14,7 +14,8 @@ FORMAT_VERSION = 1
 NEXT = "next_"
 _REMEDY = "export the checkpoint again with python -m epfv2_jax.export"
 _MAX_ELEMENTS = 1 << 28  # of an input: our choice
-_DTYPES = {
+#: What inputs of a graph may hold.
+DTYPES = {
     "tensor(float)": np.float32,
     "tensor(uint8)": np.uint8,
     "tensor(int32)": np.int32,
@@ -46,11 +47,11 @@ class OnnxSession:
         self._inputs = {}
         for port in self._session.get_inputs():
             with checks.naming(f"{path}: input {port.name}", remedy=_REMEDY):
-                checks.one_of(_DTYPES, type=port.type)
+                checks.one_of(DTYPES, type=port.type)
                 for axis, size in enumerate(port.shape):
                     checks.instance(f"size of axis {axis}", size, int, "a number")
                 checks.within(0, _MAX_ELEMENTS, elements=math.prod(port.shape))
-            self._inputs[port.name] = (tuple(port.shape), _DTYPES[port.type])
+            self._inputs[port.name] = (tuple(port.shape), DTYPES[port.type])
         self._state_names = [name for name in self._inputs if NEXT + name in self._output_names]
         self.reset()
 

@@ -22,6 +22,8 @@ from epfv2_jax.models.base import PoseModel
 
 # Clips from which the typical frames are chosen: a uniform sample, so that memory does not grow with the data set.
 _SAMPLE = 48
+#: Runs a model on the frames of a batch.
+Predict = Callable[[structs.Frames], structs.Predictions]
 #: Names of baselines: the mean pose of the training set, and the model without any image.
 MEAN_POSE, VIEWS_HIDDEN = "mean pose", "views hidden"
 
@@ -59,8 +61,49 @@ class EvaluationResult:
     typical: tuple[FrameExample, ...]  # nearest to the median error, from clips that are not in `worst`
 
 
+class Tally:
+    """Collects the metrics of one model and the frames to draw, batch by batch.
+
+    `keep_worst` frames with the largest error are kept, at most one per clip, and `keep_typical` with an error near the
+    median, from a sample of the other clips.
+    """
+
+    def __init__(self, skeleton: Skeleton, keep_worst: int = 0, keep_typical: int = 0):
+        self._skeleton, self._keep_worst, self._keep_typical = skeleton, keep_worst, keep_typical
+        self._total = PoseMetrics.zeros(skeleton.num_joints)
+        self._worst, self._sample = [], examples.Sample(_SAMPLE if keep_typical else 0)
+
+    def add(
+        self, predictions: structs.Predictions, batch: structs.Batch, sums: PoseMetrics, rank_cm: np.ndarray
+    ) -> None:
+        """Adds the sums over a batch. Frames are chosen by `rank_cm` (B, T), such as the error of `batch_scores`."""
+        self._total = self._total.merge(sums)
+        self._worst = examples.add_worst(self._worst, self._keep_worst, predictions, batch, rank_cm)
+        self._sample.add(predictions, batch, rank_cm)
+
+    def result(self, baselines: Mapping[str, PoseMetrics] | None = None) -> EvaluationResult:
+        """Returns the metrics, beside those of baselines by name.
+
+        Raises:
+          ValueError: there was no valid frame.
+        """
+        if not self._total.frames:
+            raise ValueError("nothing to evaluate: no batch holds a valid frame; check the split and its manifest")
+        baselines = baselines or {}
+        return EvaluationResult(
+            groups=tuple(self._skeleton.metric_groups),
+            metrics=self._total.summary(self._skeleton),
+            per_joint_cm=self._total.per_joint_cm(self._skeleton),
+            calibration=self._total.calibration(),
+            baselines={name: sums.summary(self._skeleton) for name, sums in baselines.items()},
+            baselines_per_joint_cm={name: sums.per_joint_cm(self._skeleton) for name, sums in baselines.items()},
+            worst=tuple(self._worst),
+            typical=self._sample.typical(self._keep_typical, {example.clip_id for example in self._worst}),
+        )
+
+
 def evaluate(
-    predict_fn: Callable[[structs.Frames], structs.Predictions],
+    predict_fn: Predict,
     batches: Iterable[structs.Batch],
     skeleton: Skeleton,
     mean_pose_headset_m: np.ndarray | None = None,
@@ -86,32 +129,15 @@ def evaluate(
     Raises:
       ValueError: there is no valid frame.
     """
-    total = PoseMetrics.zeros(skeleton.num_joints)
+    tally = Tally(skeleton, keep_worst, keep_typical)
     baselines = collections.defaultdict(lambda: PoseMetrics.zeros(skeleton.num_joints))
-    worst, sample = [], examples.Sample(_SAMPLE if keep_typical else 0)
     for batch in batches:
         predictions = predict_fn(batch.frames)
-        blind = batch.replace(frames=batch.frames.replace(images=None))  # do not transfer the images a second time
-        sums, err_cm = _score(predictions, blind)
-        total = total.merge(_host(sums))
+        blind = without_images(batch)
+        tally.add(predictions, batch, *batch_scores(predictions, blind))
         for name, others in _baselines(predict_fn, batch, mean_pose_headset_m, ablations or {}):
-            baselines[name] = baselines[name].merge(_host(_score(others, blind)[0]))
-        if keep_worst or keep_typical:
-            err_cm = np.asarray(err_cm)
-            worst = examples.add_worst(worst, keep_worst, predictions, batch, err_cm)
-            sample.add(predictions, batch, err_cm)
-    if not total.frames:
-        raise ValueError("nothing to evaluate: no batch holds a valid frame; check the split and its manifest")
-    return EvaluationResult(
-        groups=tuple(skeleton.metric_groups),
-        metrics=total.summary(skeleton),
-        per_joint_cm=total.per_joint_cm(skeleton),
-        calibration=total.calibration(),
-        baselines={name: sums.summary(skeleton) for name, sums in baselines.items()},
-        baselines_per_joint_cm={name: sums.per_joint_cm(skeleton) for name, sums in baselines.items()},
-        worst=tuple(worst),
-        typical=sample.typical(keep_typical, {example.clip_id for example in worst}),
-    )
+            baselines[name] = baselines[name].merge(batch_scores(others, blind)[0])
+    return tally.result(baselines)
 
 
 def score(
@@ -131,19 +157,13 @@ def score(
     get the same result. Without a mean pose there are no baselines; with one, also the model's own as `config` says.
     """
     mesh = sharding.make_mesh(sharding.MeshConfig()) if mesh is None else mesh
-    variables = sharding.put_everywhere(variables, mesh)
-    split = jax.sharding.NamedSharding(mesh, sharding.BATCH_SPEC)
-    batches = pipeline.eval_batches(
-        data,
-        config.clip_frames,
-        batch_size=-(-config.batch_size // mesh.size) * mesh.size,
-        max_clips=max_clips,
-    )
+    batches = open_batches(data, config, mesh, max_clips)
     if config.hide_views:
-        batches = (_show(batch, np.zeros(model.layout.num_views, bool)) for batch in batches)
+        none = np.zeros(model.layout.num_views, bool)
+        batches = (batch.replace(frames=show(batch.frames, none)) for batch in batches)
     ablate = config.ablate_views and not config.hide_views and mean_pose_headset_m is not None
     return evaluate(
-        lambda frames: _predict(model, mesh, variables, sharding.put_whole(frames, split)),
+        on_mesh(model, variables, mesh),
         batches,
         model.skeleton,
         mean_pose_headset_m,
@@ -161,7 +181,7 @@ def view_ablations(layout: RigLayout) -> dict[str, np.ndarray]:
 
 
 def _baselines(
-    predict_fn: Callable[[structs.Frames], structs.Predictions],
+    predict_fn: Predict,
     batch: structs.Batch,
     mean_pose_headset_m: np.ndarray | None,
     ablations: Mapping[str, np.ndarray],
@@ -170,12 +190,29 @@ def _baselines(
     if mean_pose_headset_m is not None:
         yield MEAN_POSE, mean_pose_predictions(mean_pose_headset_m, batch)
     for name, shown in ablations.items():
-        yield name, predict_fn(_show(batch, shown).frames)
+        yield name, predict_fn(show(batch.frames, shown))
 
 
-def _show(batch: structs.Batch, shown: np.ndarray) -> structs.Batch:
-    """Returns `batch` with the views where `shown` (V,) is False not valid: the model sees no picture there."""
-    return batch.replace(frames=batch.frames.replace(view_valid=batch.frames.view_valid & shown))
+def open_batches(
+    data: records.Records, config: EvaluationConfig, mesh: jax.sharding.Mesh, max_clips: int = 0
+) -> Iterator[structs.Batch]:
+    """Returns the clips of `data` (at most `max_clips`; 0: all) in batches that divide over the devices of `mesh`."""
+    batch_size = -(-config.batch_size // mesh.size) * mesh.size
+    return pipeline.eval_batches(data, config.clip_frames, batch_size=batch_size, max_clips=max_clips)
+
+
+def on_mesh(
+    model: PoseModel, variables: Any, mesh: jax.sharding.Mesh
+) -> Callable[[structs.Frames], structs.Predictions]:
+    """Returns the compiled function from frames on the host to predictions that every process has whole."""
+    variables = sharding.put_everywhere(variables, mesh)
+    split = jax.sharding.NamedSharding(mesh, sharding.BATCH_SPEC)
+    return lambda frames: _predict(model, mesh, variables, sharding.put_whole(frames, split))
+
+
+def show(frames: structs.Frames, shown: np.ndarray) -> structs.Frames:
+    """Returns the frames with the views where `shown` (V,) is False not valid: a model sees no picture there."""
+    return frames.replace(view_valid=frames.view_valid & shown)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -185,16 +222,22 @@ def _predict(model: PoseModel, mesh: jax.sharding.Mesh, variables: Any, frames: 
     return jax.lax.with_sharding_constraint(predictions, sharding.replicated(mesh))
 
 
+def without_images(batch: structs.Batch) -> structs.Batch:
+    """Returns the batch for metrics, which read no images: none are sent to the device a second time."""
+    return batch.replace(frames=batch.frames.replace(images=None))
+
+
+def batch_scores(predictions: structs.Predictions, batch: structs.Batch) -> tuple[PoseMetrics, np.ndarray]:
+    """Returns on the host the sums over a batch and the error of each frame (B, T), cm; -inf without a valid joint."""
+    sums, err_cm = _scores(predictions, batch)
+    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), sums), np.asarray(err_cm)
+
+
 @jax.jit
-def _score(predictions: structs.Predictions, batch: structs.Batch) -> tuple[PoseMetrics, jax.Array]:
-    """Returns the sums over a batch and the error of each frame (B, T), cm; -inf where no joint is valid."""
+def _scores(predictions: structs.Predictions, batch: structs.Batch) -> tuple[PoseMetrics, jax.Array]:
     sums = PoseMetrics.from_batch(predictions, batch)
     valid = batch.frames.frame_valid[..., None] & batch.targets.joint_valid
     delta = masks.keep(predictions.joints_headset_m, valid) - masks.keep(batch.targets.joints_headset_m, valid)
     count = valid.sum(-1)
     err_m = masks.masked_sum(jnp.sqrt(linalg.squared_norm(delta)), valid, axis=-1) / jnp.maximum(count, 1)
     return sums, jnp.where(count > 0, 100 * err_m, -jnp.inf)
-
-
-def _host(sums: PoseMetrics) -> PoseMetrics:
-    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), sums)

@@ -27,6 +27,11 @@ def write_json(result: EvaluationResult, path: str | os.PathLike, extra: Mapping
         "calibration": [{"nominal": k, "measured": v} for k, v in result.calibration.items()],
         "worst_frames": [{"clip_id": e.clip_id, "frame": e.frame, "err_cm": e.err_cm} for e in result.worst],
     }
+    write_strict_json(data, path)
+
+
+def write_strict_json(data: Any, path: str | os.PathLike) -> None:
+    """Writes data as strict JSON (null for numbers that are not finite); makes the directory."""
     path = files.locate(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_json(path, _strict(data), indent=2)
@@ -63,6 +68,11 @@ def format_table(result: EvaluationResult, name: str = "model") -> str:
     lines = [" ".join(["cm".ljust(width), *(heading.rjust(9) for heading, _ in columns(result))])]
     lines += [" ".join([label.ljust(width), *(f"{value:9.2f}" for value in values)]) for label, values in shown]
     return "\n".join(lines)
+
+
+def number(value: float, digits: int = 2) -> str:
+    """Returns a number for people; a dash where it could not be measured."""
+    return f"{value:.{digits}f}" if math.isfinite(value) else "–"
 
 
 def _ratios(above: tuple[float, ...], below: tuple[float, ...]) -> tuple[float, ...]:

@@ -32,8 +32,7 @@ def evaluate(
     config = config_lib.parse(trained.about.experiment)
     split = split or config.evaluation.test_split
     data = data_lib.open_split(data_directory, split)
-    for name in ("skeleton", "layout", "image_size_hw"):
-        _check_same(name, trained, data)
+    check_same(trained, data, "skeleton", "layout", "image_size_hw")
     mean_pose = metrics.mean_pose(data_lib.training_poses(config, data_directory), data.skeleton)
     result = evaluate_lib.score(
         trained.model,
@@ -61,12 +60,22 @@ def evaluate(
     return result
 
 
-def _check_same(name: str, trained: checkpoints.Trained, data: records.Records) -> None:
-    theirs, own = getattr(data, name), getattr(trained.about, name)
-    if theirs != own:
-        shown = (getattr(x, "name", x) for x in (own, theirs))
-        raise ValueError(
-            "{}: the model was trained on {} {}, these records have {}; convert the data alike, or train on it".format(
-                data.directory, name, *shown
+def check_same(trained: checkpoints.Trained, data: records.Records, *names: str) -> None:
+    """Raises unless the records are like those that a model was trained on.
+
+    Args:
+      trained: the model.
+      data: the records.
+      names: what must be the same: "skeleton", "layout", "image_size_hw".
+
+    Raises:
+      ValueError: one of these differs.
+    """
+    for name in names:
+        theirs, own = getattr(data, name), getattr(trained.about, name)
+        if theirs != own:
+            own, theirs = (getattr(x, "name", x) for x in (own, theirs))
+            raise ValueError(
+                f"{data.directory}: the model was trained on {name} {own}, these records have {theirs}; convert the "
+                "data alike, or train on it"
             )
-        )

@@ -7,6 +7,7 @@ from epfv2_jax.geometry.layout import RigLayout
 from epfv2_jax.geometry.skeleton import Skeleton
 from epfv2_jax.models.base import PoseModel
 from epfv2_jax.models.baselines.egoposeformer_v1.model import EPFv1
+from epfv2_jax.models.baselines.lstm import LSTM
 from epfv2_jax.models.baselines.unrealego.model import UnrealEgo
 from epfv2_jax.models.epfv2.model import EPFv2
 
@@ -15,6 +16,7 @@ MODELS: dict[str, type[PoseModel]] = {
     "epfv2": EPFv2,
     "epfv1": EPFv1,
     "unrealego": UnrealEgo,
+    "lstm": LSTM,
 }
 
 #: The type of a configuration field that takes the configuration of any model.

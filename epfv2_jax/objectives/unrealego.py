@@ -50,8 +50,9 @@ class UnrealEgoObjective:
         Raises:
           ValueError: the model does not reconstruct heatmaps.
         """
-        checks.one_of(
-            predictions.heatmaps, **{"heatmaps that objective 'unrealego' needs of the model": "reconstructed"}
+        again = [name for name in predictions.heatmaps if name == "reconstructed"]
+        checks.not_empty(
+            "reconstructed heatmaps of the model", again, "choose a model that has some, or another objective"
         )
         config, frames, targets = self.config, batch.frames, batch.targets
         chex.assert_equal_shape([predictions.joints_headset_m, targets.joints_headset_m])

@@ -1,8 +1,6 @@
 """Writes the report of an evaluation: a picture of each interesting frame, and one HTML page that stands alone."""
 
-import base64
 import html
-import io
 import math
 import os
 from collections.abc import Callable
@@ -10,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from etils import epath
-from PIL import Image
 
 from epfv2_jax.core import files
 from epfv2_jax.evaluation import tables
@@ -18,20 +15,7 @@ from epfv2_jax.evaluation.evaluate import VIEWS_HIDDEN, EvaluationResult
 from epfv2_jax.evaluation.examples import FrameExample
 from epfv2_jax.geometry.layout import RigLayout
 from epfv2_jax.geometry.skeleton import Skeleton
-from epfv2_jax.viz import ellipsoids, overlays, plots, pose3d, poses
-
-_INK = "#1d2329"
-_MUTED = "#6b7480"
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1d2329; background: #fff; max-width: 1180px; margin: 32px auto;
-  padding: 0 20px; }
-h1 { font-size: 26px; margin-bottom: 4px; } h2 { font-size: 19px; margin-top: 36px; } p { color: #4a535e; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: 5px 14px; text-align: right; border-bottom: 1px solid #e3e6ea; }
-th:first-child, td:first-child { text-align: left; } th { color: #6b7480; font-weight: 600; }
-img { width: 100%; border: 1px solid #e3e6ea; border-radius: 6px; margin: 8px 0; } .half { max-width: 520px; }
-.bar { display: inline-block; height: 9px; border-radius: 2px; vertical-align: middle; } .left { text-align: left; }
-"""
+from epfv2_jax.viz import ellipsoids, overlays, page, plots, pose3d, poses
 
 
 def write_report(
@@ -71,21 +55,14 @@ def write_report(
         sections.append(f"<h2>{heading}</h2>{_legend(result)}")
         for i, example in enumerate(examples):
             path = directory / f"{name}{i:02d}_clip{example.clip_id}_frame{example.frame}.png"
-            picture = _write_png(draw_frame(example, skeleton, layout, describe_clip), path)
+            picture = page.write_png(draw_frame(example, skeleton, layout, describe_clip), path)
             where = f"{describe_clip(example.clip_id)}, frame {example.frame} of the clip"
             alt = f"{heading}, number {i + 1}: {where}, {example.err_cm:.1f} cm"
-            sections.append(_embed(picture, alt))
+            sections.append(page.embed(picture, alt))
     if result.calibration:
         sections.append(_uncertainty(result, directory))
     sections.append(f"<h2>Error of each joint</h2>{_joint_table(result)}")
-    page = directory / "index.html"
-    body = "\n".join(section for section in sections if section)
-    text = (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f"<style>{_STYLE}</style></head><body>\n{body}\n</body></html>\n"
-    )
-    files.write_atomic(page, text.encode())
-    return page
+    return page.write(directory / "index.html", title, sections)
 
 
 def draw_frame(
@@ -113,22 +90,23 @@ def draw_frame(
         axes = place(margin + v * (view_width + gap), views_bottom, view_width, view_height)
         axes.imshow(picture, aspect="auto")
         axes.axis("off")
-        axes.set_title(names[v] if example.view_valid[v] else f"{names[v]}: no image", fontsize=10, color=_MUTED, pad=4)
+        seen = names[v] if example.view_valid[v] else f"{names[v]}: no image"
+        axes.set_title(seen, fontsize=10, color=page.MUTED, pad=4)
     for i, (azimuth, name) in enumerate(((25.0, "from the front"), (90.0, "from the wearer's left"))):
         axes = place(margin + i * pose_height, margin, pose_height, pose_height)
         pose3d.draw_pose(axes, example, skeleton, azimuth)
-        axes.set_title(name, fontsize=10, color=_MUTED, pad=2)
+        axes.set_title(name, fontsize=10, color=page.MUTED, pad=2)
     left = margin + 2 * pose_height + 1.35
     _draw_joint_errors(place(left, margin + 0.4, width - margin - left, pose_height - 0.4), example, skeleton)
 
     line = 1 - 0.33 / height
     heading = f"mean error {example.err_cm:.1f} cm"
-    figure.text(margin / width, line, heading, fontsize=14, weight="bold", color=_INK, va="center")
+    figure.text(margin / width, line, heading, fontsize=14, weight="bold", color=page.INK, va="center")
     where = f"{describe_clip(example.clip_id)}, frame {example.frame} of the clip"
-    figure.text(0.2, line, where, fontsize=11, color=_MUTED, va="center")
+    figure.text(0.2, line, where, fontsize=11, color=page.MUTED, va="center")
     for x, color, text in ((0.82, poses.PREDICTION_COLOR, "prediction"), (0.925, poses.TRUTH_COLOR, "truth")):
         figure.text(x, line, "●", fontsize=14, color=color, va="center")
-        figure.text(x + 0.016, line, text, fontsize=11, color=_INK, va="center")
+        figure.text(x + 0.016, line, text, fontsize=11, color=page.INK, va="center")
     return figure
 
 
@@ -136,12 +114,12 @@ def draw_calibration(result: EvaluationResult) -> Any:
     """Returns a matplotlib figure: measured over nominal share of errors inside the predicted ellipsoids."""
     figure = plots.figure(5.2, 5.0)
     axes = figure.add_axes((0.14, 0.13, 0.82, 0.82))
-    axes.plot([0, 1], [0, 1], "--", color=_MUTED, linewidth=1.2)
-    axes.text(0.60, 0.555, "ideal", color=_MUTED, rotation=45, rotation_mode="anchor")
+    axes.plot([0, 1], [0, 1], "--", color=page.MUTED, linewidth=1.2)
+    axes.text(0.60, 0.555, "ideal", color=page.MUTED, rotation=45, rotation_mode="anchor")
     nominal, measured = [0.0, *result.calibration], [0.0, *result.calibration.values()]
     axes.plot(nominal, measured, "-o", color=poses.PREDICTION_COLOR, linewidth=2.2, markersize=5)
-    axes.text(0.03, 0.95, "above the line: too cautious", color=_MUTED, fontsize=9)
-    axes.text(0.97, 0.03, "below: too sure", color=_MUTED, fontsize=9, ha="right")
+    axes.text(0.03, 0.95, "above the line: too cautious", color=page.MUTED, fontsize=9)
+    axes.text(0.97, 0.03, "below: too sure", color=page.MUTED, fontsize=9, ha="right")
     axes.set(xlim=(0, 1), ylim=(0, 1.01), aspect="equal")
     axes.set_xlabel("probability of the predicted ellipsoid")
     axes.set_ylabel("share of errors inside it")
@@ -155,7 +133,7 @@ def _draw_joint_errors(axes: Any, example: FrameExample, skeleton: Skeleton) -> 
     shown = [j for j in range(skeleton.num_joints) if example.joint_valid[j] and np.isfinite(err_cm[j])]
     rows = np.arange(len(shown))[::-1]
     axes.barh(rows, err_cm[shown], color=poses.PREDICTION_COLOR, height=0.72)
-    axes.set_yticks(rows, [_joint_label(skeleton.joint_names[j]) for j in shown], fontsize=7)
+    axes.set_yticks(rows, [page.joint_label(skeleton.joint_names[j]) for j in shown], fontsize=7)
     axes.set_ylim(-0.8, len(shown) - 0.2)
     axes.tick_params(axis="y", length=0)
     axes.tick_params(axis="x", labelsize=8)
@@ -168,31 +146,14 @@ def _plain(axes) -> None:
         axes.spines[side].set_visible(False)
 
 
-def _write_png(figure, path: epath.Path) -> Image.Image:
-    """Returns the picture of a figure, after writing it as a PNG."""
-    figure.canvas.draw()
-    picture = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
-    files.write_atomic(path, buffer.getvalue())
-    return picture
-
-
-def _embed(picture: Image.Image, alt: str, css: str = "") -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, format="JPEG", quality=88)
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img class="{css}" alt="{html.escape(alt)}" src="data:image/jpeg;base64,{data}">'
-
-
 def _uncertainty(result: EvaluationResult, directory: epath.Path) -> str:
     """Returns the section on the predicted uncertainty, after writing the PNG of its curve."""
-    picture = _write_png(draw_calibration(result), directory / "calibration.png")
+    picture = page.write_png(draw_calibration(result), directory / "calibration.png")
     text = (
         f"Predicted standard deviation of one axis {result.metrics['predicted_sigma_cm']:.2f} cm, root mean square "
         f"error of one axis {result.metrics['error_sigma_cm']:.2f} cm."
     )
-    return f"<h2>Uncertainty</h2><p>{text}</p>{_embed(picture, 'Calibration curve', 'half')}"
+    return f"<h2>Uncertainty</h2><p>{text}</p>{page.embed(picture, 'Calibration curve', 'half')}"
 
 
 def _legend(result: EvaluationResult) -> str:
@@ -209,14 +170,15 @@ def _legend(result: EvaluationResult) -> str:
 def _summary_table(result: EvaluationResult) -> str:
     head = "".join(f"<th>{html.escape(heading)}</th>" for heading, _ in tables.columns(result))
     body = "".join(
-        f"<tr><td>{html.escape(label)}</td>{''.join(f'<td>{_number(value)}</td>' for value in values)}</tr>"
+        f"<tr><td>{html.escape(label)}</td>{''.join(f'<td>{tables.number(value)}</td>' for value in values)}</tr>"
         for label, values in tables.rows(result)
     )
     m = result.metrics
     text = (
         f"{m['frames']:,.0f} frames. Errors in cm (MPJVE in cm per 1/30 s, and in m/s). "
-        f"Jitter {_number(m['jitter_m_s3'], 0)} m/s³, of the true motion {_number(m['true_jitter_m_s3'], 0)} m/s³. "
-        f"MPJPE before refinement {_number(m['proposal_mpjpe_cm'])} cm."
+        f"Jitter {tables.number(m['jitter_m_s3'], 0)} m/s³, of the true motion "
+        f"{tables.number(m['true_jitter_m_s3'], 0)} m/s³. "
+        f"MPJPE before refinement {tables.number(m['proposal_mpjpe_cm'])} cm."
     )
     if VIEWS_HIDDEN in result.baselines:
         text += (
@@ -232,19 +194,8 @@ def _joint_table(result: EvaluationResult) -> str:
     rows = []
     for name, err_cm in result.per_joint_cm.items():
         width = 220 * err_cm / longest if math.isfinite(err_cm) else 0
-        cells = "".join(f"<td>{_number(column[name])}</td>" for column in columns.values())
+        cells = "".join(f"<td>{tables.number(column[name])}</td>" for column in columns.values())
         bar = f'<span class="bar" style="width:{width:.0f}px;background:{poses.PREDICTION_COLOR}"></span>'
-        rows.append(f'<tr><td>{html.escape(_joint_label(name))}</td>{cells}<td class="left">{bar}</td></tr>')
+        rows.append(f'<tr><td>{html.escape(page.joint_label(name))}</td>{cells}<td class="left">{bar}</td></tr>')
     heads = "".join(f"<th>{html.escape(name)}, cm</th>" for name in columns)
     return f"<table><tr><th>joint</th>{heads}<th></th></tr>{''.join(rows)}</table>"
-
-
-def _joint_label(name: str) -> str:
-    """Returns the words of a joint's name: "left wrist" for b_l_wrist."""
-    sides = {"l": "left", "r": "right"}
-    words = name.removeprefix("b_").split("_")
-    return " ".join([sides[words[0]], *words[1:]] if words[0] in sides else words)
-
-
-def _number(value: float, digits: int = 2) -> str:
-    return f"{value:.{digits}f}" if math.isfinite(value) else "–"

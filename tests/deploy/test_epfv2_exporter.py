@@ -1,7 +1,5 @@
 """The stream state of EPFv2 survives its way through the named tensors of a graph."""
 
-import dataclasses
-
 import jax
 import numpy as np
 import pytest
@@ -57,15 +55,3 @@ def test_zeros_are_a_stream_that_has_seen_nothing(name):
     state = state.replace(T_world_headset=empty.T_world_headset)
     jax.tree.map(np.testing.assert_array_equal, state, empty)
     assert {leaf.dtype for leaf in jax.tree.leaves(state)} <= {np.dtype(t) for t in ("float32", "int32", "bool")}
-
-
-def test_a_model_without_an_exporter_is_refused():
-    @dataclasses.dataclass(frozen=True, kw_only=True)
-    class Config:
-        kind: str = "epfv3"
-
-    class Model:
-        config = Config()
-
-    with pytest.raises(ValueError, match=r"model to export: 'epfv3' is not one of 'epfv2'; did you mean epfv2\?"):
-        exporter.exporter_of(Model())

@@ -18,7 +18,7 @@ onnx = pytest.importorskip("onnx", reason="needs the extra 'export'")
 pytest.importorskip("onnxruntime", reason="needs the extra 'export'")
 pytest.importorskip("jax2onnx", reason="needs the extra 'export'")
 
-from epfv2_jax import checkpoints, structs  # noqa: E402
+from epfv2_jax import checkpoints, models, structs  # noqa: E402
 from epfv2_jax.core import config as config_lib  # noqa: E402
 from epfv2_jax.data import images as images_lib  # noqa: E402
 from epfv2_jax.data import records as records_lib  # noqa: E402
@@ -29,7 +29,7 @@ from epfv2_jax.deploy.session import OnnxSession  # noqa: E402
 from epfv2_jax.geometry import layout as layouts  # noqa: E402
 from epfv2_jax.geometry import skeleton as skeletons  # noqa: E402
 from epfv2_jax.models import base  # noqa: E402
-from epfv2_jax.models.epfv2.model import EPFv2, EPFv2Config  # noqa: E402
+from epfv2_jax.models.base import PoseModel  # noqa: E402
 
 pytestmark = [pytest.mark.extras, pytest.mark.slow]  # tracing takes seconds a model
 
@@ -37,13 +37,15 @@ SIZE = (32, 32)
 SKELETON = dataclasses.replace(skeletons.EGOBODY3M, name="other")  # the graph has the model's, not a constant
 LAYOUT = layouts.EGOBODY3M
 TWO_VIEWS = layouts.RigLayout(name="two", view_names=("left", "right"), upright_turns=(0, 0))
-TINY = {"encoder": "small", "width": 32, "heads": 4, "ffn_width": 64, "head_width": 64, "window": 6}
+TINY = {"encoder": "small", "width": 32, "head_width": 64}
+EPFV2 = {"heads": 4, "ffn_width": 64, "window": 6}
 MODELS = {
     "parametric": {},
     "keypoints": {"body": "keypoints", "uncertainty": False, "local_contrast": 0.2},
     "one frame": {"temporal": False},
     "window 1, no poses": {"window": 1, "auxiliary_input": False, "projection_conditioning": False},
     "deep, query, half": {"temporal_position": "query", "depth": 2, "dtype": "bfloat16", "encoder": "tiny"},
+    "lstm": {"kind": "lstm", "view_width": 16, "dtype": "bfloat16"},
 }
 LAYOUTS = {"one frame": TWO_VIEWS}
 # Runs the export command several times in one process: the first call of the tracer takes many seconds.
@@ -75,7 +77,7 @@ ort.InferenceSession(graph, options)
 """
 
 
-def random_variables(model: EPFv2, seed: int = 0):
+def random_variables(model: PoseModel, seed: int = 0):
     """Returns variables as after some training, the heads' last layers and the batch statistics too."""
     rng = np.random.default_rng(seed)
 
@@ -92,10 +94,12 @@ def random_variables(model: EPFv2, seed: int = 0):
     return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
-def write_checkpoint(directory, name: str) -> tuple[EPFv2, dict]:
+def write_checkpoint(directory, name: str) -> tuple[PoseModel, dict]:
     """Writes a checkpoint of the model of that name; returns the model, in float32, and its variables."""
-    config = EPFv2Config(**{**TINY, **MODELS[name]})
-    model = EPFv2(dataclasses.replace(config, dtype="float32"), SKELETON, LAYOUTS.get(name, LAYOUT))
+    own = {} if "kind" in MODELS[name] else EPFV2
+    (one_of,) = models.ModelConfig.__metadata__
+    config = one_of.convert({**TINY, **own, **MODELS[name]}, "model")
+    model = models.build(dataclasses.replace(config, dtype="float32"), SKELETON, LAYOUTS.get(name, LAYOUT))
     variables = random_variables(model)
     about = checkpoints.About(
         experiment={"model": config_lib.to_mapping(config)},
@@ -148,7 +152,7 @@ def write_records(directory, num_frames: int = 30) -> None:
 def exports(tmp_path_factory):
     """Everything that the tests look at, exported by one process: where it lies, the models, and what was printed."""
     folder = tmp_path_factory.mktemp("onnx")
-    models = {name: write_checkpoint(folder / name, name) for name in MODELS}
+    written = {name: write_checkpoint(folder / name, name) for name in MODELS}
     write_records(folder / "data" / "validation")
     jobs = {name: ["--checkpoint", name, "--out", f"{name}.onnx"] for name in MODELS}
     jobs["deep, query, half"] += ["--batch", "2"]
@@ -169,11 +173,11 @@ def exports(tmp_path_factory):
     printed = done.stdout.split("----\n")[:-1]
     assert len(printed) == len(jobs), done.stdout + done.stderr
     return types.SimpleNamespace(
-        folder=folder, models=models, printed=dict(zip(jobs, printed, strict=True)), stderr=done.stderr
+        folder=folder, models=written, printed=dict(zip(jobs, printed, strict=True)), stderr=done.stderr
     )
 
 
-def reference(model: EPFv2, variables, sequence: sequences.FrameSequence, batch: int):
+def reference(model: PoseModel, variables, sequence: sequences.FrameSequence, batch: int):
     """Returns the joints (F, B, J, 3) of the model's own `step`, frame by frame from its initial state."""
     step = jax.jit(lambda given, state: model.apply(variables, signature.frames_of(given), state, method="step"))
     state = model.initial_state(batch)
@@ -293,6 +297,9 @@ def test_models_have_the_inputs_and_outputs_that_they_need(exports):
     assert not {name for name in given | made if "cache" in name} and "started" in given
     given, made = ports("window 1, no poses")
     assert not {name for name in made if name.startswith("next_")}
+    given, made = ports("lstm")
+    state = {"state.cell", "state.hidden", "state.T_world_headset", "state.started"}
+    assert {name for name in given if f"next_{name}" in made} == state
 
 
 def test_world_joints_are_the_headset_joints_moved(exports):

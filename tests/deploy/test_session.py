@@ -133,6 +133,12 @@ def test_golden_survives_its_file(exported):
             np.testing.assert_array_equal(again[group][name], value)
 
 
+def test_golden_of_a_model_of_single_frames_has_no_state(exported):
+    stateless = {**make_golden(), "final": {}, "tolerance": {"joints_headset_m": np.asarray(1e-3)}}
+    golden_lib.write(golden_lib.path_of(exported), stateless, files.sha256(exported))
+    assert golden_lib.read(golden_lib.path_of(exported), exported)["final"] == {}
+
+
 def test_golden_of_another_graph_is_refused(exported, tmp_path):
     golden_path = golden_lib.path_of(exported)
     write_graph(exported, gain=1.001)
@@ -164,6 +170,7 @@ def test_golden_with_objects_is_not_unpickled(exported):
             r"number of frames: expected \(16,\), got \(3,\)",
         ),
         ({"tolerance": {"joints_headset_m": np.asarray(1e-3)}}, "names of tolerance"),
+        ({"final": {}}, "names of tolerance"),
         ({"tolerance": {"joints_headset_m": np.asarray(-1.0), "next_seen": np.asarray(0.5)}}, "must be at least 0"),
     ],
 )

@@ -42,11 +42,13 @@ SHIPPED = [
     ("mocap", "no_temporal"),
     ("mocap", "no_projection"),
     *(("student_egobody3m", variant) for variant in ("resnet18", "mobilenetv4")),
+    *(("baselines/lstm", size) for size in ("cpu", "gpu")),
 ]
 
 
 def test_every_shipped_recipe_is_in_the_list():
-    assert {path.stem for path in CONFIGS.glob("*.py")} == {name for name, *_ in SHIPPED} | {"als_quickstart", "common"}
+    found = {path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.rglob("*.py")}
+    assert found == {name for name, *_ in SHIPPED} | {"als_quickstart", "common"}
 
 
 def test_the_shipped_auto_labelling_recipe_is_valid():

@@ -88,7 +88,7 @@ def test_print_config_shows_all_fields_and_starts_nothing(folder, capsys):
 
 
 def test_recipes_say_what_they_cost():
-    for path in (ROOT / "configs").glob("*.py"):
+    for path in (ROOT / "configs").rglob("*.py"):
         text = path.read_text()
         if "def get_config(" in text:
             header = text.split('"""')[1]

@@ -41,6 +41,7 @@ SMALL = {
         "points": 4,
         "ffn_width": 16,
     },
+    "lstm": {"encoder": "tiny", "view_width": 8, "width": 16, "head_width": 16},
     "pooled": {"width": 8},
     "unrealego": {
         "encoder": "tiny",

@@ -16,12 +16,12 @@ from epfv2_jax.core import checks
 from epfv2_jax.geometry import cameras, transforms
 from epfv2_jax.geometry.layout import RigLayout
 from epfv2_jax.geometry.skeleton import Skeleton
-from epfv2_jax.models import base, contrast, heads
+from epfv2_jax.models import base, contrast, heads, headset
 from epfv2_jax.models.attention import position_code_2d
 from epfv2_jax.models.bodies import BODIES
 from epfv2_jax.models.encoders import ENCODERS, SCANNABLE
 from epfv2_jax.models.epfv2.decoder import Decoder, TemporalBlock, ViewTokens
-from epfv2_jax.models.epfv2.query import HEADSET_VECTOR_SIZE, QueryToken, heading, headset_vector
+from epfv2_jax.models.epfv2.query import QueryToken
 from epfv2_jax.models.epfv2.temporal import KVCache, empty_cache
 from epfv2_jax.structs import Frames, Predictions, Rig, StudentT
 
@@ -247,30 +247,17 @@ class EPFv2(nn.Module):
 
     def _query(self, frames: Frames, state: StreamState) -> tuple[jax.Array, StreamState]:
         """Returns the query token (B, T, C), and `state` with the headset pose of the newest valid frame."""
-        B, T = frames.frame_valid.shape
-        before, started = state.T_world_headset, state.started
-        if frames.T_world_before is not None:
-            before = jnp.where(started[:, None, None], before, frames.T_world_before)
-            started = started | (frames.T_world_before[:, 3, 3] > 0)
-        poses = jnp.concatenate([before[:, None], frames.T_world_headset], axis=1)
-        # Padding only follows valid frames, so the frame before a valid one is valid or that of the state.
-        seen = jnp.concatenate([started[:, None], frames.frame_valid], axis=1)
-        vector = None
-        if self.config.auxiliary_input:
-            recent = frames.frame_gap < self.config.window  # motion over a longer gap is ignored, as at the start
-            with jax.default_matmul_precision("highest"):
-                vector = headset_vector(poses[:, 1:], poses[:, :-1], seen[:, :-1] & recent, frames.frame_gap)
-            chex.assert_shape(vector, (B, T, HEADSET_VECTOR_SIZE))
-        newest = frames.frame_valid.sum(axis=1, dtype=jnp.int32)[:, None, None, None]
-        pose = jnp.take_along_axis(poses, newest, axis=1)[:, 0]
-        return self.query(vector, (B, T)), state.replace(T_world_headset=pose, started=seen.any(axis=1))
+        # Motion over a gap as long as the window is ignored, as at the start.
+        vectors, pose, started = headset.follow(frames, state.T_world_headset, state.started, self.config.window - 1)
+        token = self.query(vectors if self.config.auxiliary_input else None, frames.frame_valid.shape)
+        return token, state.replace(T_world_headset=pose, started=started)
 
     def _level(self, T_world_headset: jax.Array) -> jax.Array:
         """Returns R_headset_level (B, T, 3, 3), from the level frame (see `models.bodies`) to the headset frame."""
         R_world_headset = T_world_headset[..., :3, :3]
         if not self.config.auxiliary_input:
             return jnp.broadcast_to(jnp.eye(3), R_world_headset.shape)
-        return jnp.swapaxes(R_world_headset, -1, -2) @ heading(R_world_headset)
+        return jnp.swapaxes(R_world_headset, -1, -2) @ headset.heading(R_world_headset)
 
     def _projection(self, joints_headset_m: jax.Array, rig: Rig) -> jax.Array:
         """Returns the conditioning (B, T, V, C) of the second decoder: an MLP of the proposal projected into each view.

@@ -81,49 +81,60 @@ LAYOUT = RigLayout(name="unrealego", view_names=("left", "right"), upright_turns
 #: The released network: a heatmap for each joint but the head.
 CONFIG = UnrealEgoConfig(heatmap_joints=SKELETON.joint_names[1:])
 IMAGE_SIZE_HW = (256, 256)
-_SMALLEST_MAP = (8, 8, 256)  # (h, w, C) between the autoencoder's convolutions and its dense layers
 
-_PARTS = {"the heatmap network": "after_backbone.conv_heatmap.weight", "the autoencoder": "pose_fc3.weight"}
 _PREFIX = "module."  # of PyTorch's DataParallel
 _TRUNK = "backbone.backbone.backbone."
-_AGAIN = "backbone.backbone."  # before the layers of the trunk's copy, which PyTorch saves a second time
 _IGNORED = {**COUNTERS, r"backbone\.backbone\.backbone\.fc\..*": "classifier"}
 _COPY = "the same tensor again"
+
+
+class _Part(NamedTuple):
+    """What one of the two files holds."""
+
+    name: str
+    marker: str  # a key that only this file has
+    modules: tuple[str, ...]  # of the model
+
+
+_PARTS = (
+    _Part("the heatmap network", "after_backbone.conv_heatmap.weight", ("encoder", "heatmaps")),
+    _Part("the autoencoder", "pose_fc3.weight", ("autoencoder",)),
+)
 
 
 class _Source(NamedTuple):
     """Where a variable comes from."""
 
     key: str
-    shapes: tuple[tuple[int, ...], ...]  # that the tensor may have
+    shape: tuple[int, ...]  # of the tensor
     convert: Callable[[np.ndarray], np.ndarray] = reading.from_torch
 
 
-def load(files: Sequence[TensorFile]) -> ImportedModel:
-    """Returns the released network with the weights of its two files, given in any order.
+def load(files: Sequence[TensorFile], config: UnrealEgoConfig = CONFIG) -> ImportedModel:
+    """Returns the released network, or one of other widths, with the weights of its two files, given in any order.
 
     Raises:
-      ValueError: they are not the two files, or keys, shapes, types or values are not those of the released network.
+      ValueError: they are not the two files, or keys, shapes, types or values are not those of the network.
     """
-    checks.equal("--file: number of files", len(files), len(_PARTS), "give the heatmap network's and the autoencoder's")
+    checks.equal("--file: number of files", len(files), 2, "give the heatmap network's and the autoencoder's")
     files = [reading.without_prefix(file, _PREFIX) for file in files]
-    model = UnrealEgo(CONFIG, SKELETON, LAYOUT)
     blank = structs.blank_frames(1, 1, LAYOUT.num_views, IMAGE_SIZE_HW)
-    targets = flax.traverse_util.flatten_dict(base.abstract_variables(model, blank), sep="/")
+    variables = base.abstract_variables(UnrealEgo(config, SKELETON, LAYOUT), blank)
+    shapes = {path: x.shape for path, x in flax.traverse_util.flatten_dict(variables, sep="/").items()}
     values, ignored, used = {}, {}, 0
-    for (part, marker), modules in zip(_PARTS.items(), (("encoder", "heatmaps"), ("autoencoder",)), strict=True):
-        file = next((file for file in files if marker in file.shapes), None)
+    for part in _PARTS:
+        file = next((file for file in files if part.marker in file.shapes), None)
         if file is None:
-            raise ValueError(
-                f"{' and '.join(file.path for file in files)}: no file holds {part}, with the key {marker}"
-            )
-        sources = {path: _source(path, x.shape) for path, x in targets.items() if path.split("/")[1] in modules}
-        found, left_out = _read(file, part, sources)
+            paths = " and ".join(file.path for file in files)
+            raise ValueError(f"{paths}: neither holds {part.name}, whose file has the key {part.marker}")
+        own = (path for path in shapes if path.split("/")[1] in part.modules)
+        sources = {path: _source(path, shapes[path], config) for path in own}
+        found, left_out = _read(file, part.name, sources)
         values |= found
         ignored |= left_out
         used += len(sources)
     return ImportedModel(
-        config=CONFIG,
+        config=config,
         skeleton=SKELETON,
         layout=LAYOUT,
         image_size_hw=IMAGE_SIZE_HW,
@@ -136,7 +147,7 @@ def load(files: Sequence[TensorFile]) -> ImportedModel:
 def _read(file: TensorFile, part: str, sources: Mapping[str, _Source]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Returns the variables of a part by path, and why each other tensor of its file is not used."""
     copies = {key: original for key in file.shapes if (original := _original(key)) in file.shapes}
-    allowed = {source.key: source.shapes for source in sources.values()}
+    allowed = {source.key: [source.shape] for source in sources.values()}
     allowed |= {copy: [file.shapes[original]] for copy, original in copies.items()}
 
     def why_ignored(key: str) -> str | None:
@@ -171,33 +182,39 @@ def _original(key: str) -> str | None:
     return f"{_TRUNK}layer{stage}." + (rest.removeprefix("1.") if stage == "1" else rest)  # pooling comes before layer1
 
 
-def _source(path: str, shape: tuple[int, ...]) -> _Source:
+def _source(path: str, shape: tuple[int, ...], config: UnrealEgoConfig) -> _Source:
     """Returns the source of a variable by its path, such as "params/encoder/conv1/kernel", and its shape."""
     _, module, rest = path.split("/", 2)
-    plain = (reading.torch_shape(shape),)
+    plain = reading.torch_shape(shape)
     if module == "encoder":
+        key = _TRUNK + same_names(rest)
         if rest == "conv1/kernel":
-            colours = (shape[3], 3, *shape[:2])
-            return _Source(_TRUNK + "conv1.weight", (colours,), reading.summed_over_colours)
-        return _Source(_TRUNK + same_names(rest), plain)
+            return _Source(key, (shape[3], 3, *shape[:2]), reading.summed_over_colours)
+        return _Source(key, plain)
     layer, leaf = rest.split("/")
-    leaf = same_names(f"x/{leaf}").removeprefix("x.")
+    leaf = same_names(rest).rsplit(".", 1)[1]
     if module == "heatmaps":
-        layer = re.sub(r"lateral(\d)", r"layer\1_1x1.0", layer)
-        layer = layer.replace("up", "conv_up") + ".0" if layer.startswith("up") else layer
-        return _Source(f"after_backbone.{'conv_heatmap' if layer == 'heatmap' else layer}.{leaf}", plain)
+        return _Source(f"after_backbone.{_heatmap_layer(layer)}.{leaf}", plain)
     is_norm, layer = layer.endswith("_bn"), layer.removesuffix("_bn")
     if layer == "pose_fc3":
         return _Source(f"{layer}.{leaf}", plain)
-    dense = "fc" in layer
-    key = f"{layer}.{('bn' if is_norm else 'fc') if dense else int(is_norm)}.{leaf}"
+    inner = ("bn" if is_norm else "fc") if "fc" in layer else int(is_norm)
+    key = f"{layer}.{inner}.{leaf}"
     if (layer, leaf, is_norm) == ("fc1", "weight", False):
-        return _Source(key, plain, _from_flat_map)
-    if layer == "heatmap_fc3":
-        return _Source(key, plain, _to_flat_map)
-    if layer.startswith("deconv") and len(shape) == 4:
-        return _Source(key, ((shape[2], shape[3], *shape[:2]),), _transposed_convolution)
+        return _Source(key, plain, lambda x: _by_cell(x.T, config.conv_widths[-1]))
+    if layer == f"heatmap_fc{len(config.dense_widths) + 1}":
+        return _Source(key, plain, lambda x: reading.from_torch(_by_cell(x, config.conv_widths[-1])))
+    if layer.startswith("deconv") and not is_norm and leaf == "weight":
+        return _Source(key, (*shape[2:], *shape[:2]), _transposed_convolution)
     return _Source(key, plain)
+
+
+def _heatmap_layer(name: str) -> str:
+    """Returns the authors' name of a layer of the decoder."""
+    if name == "heatmap":
+        return "conv_heatmap"
+    level = name[-1]
+    return f"layer{level}_1x1.0" if name.startswith("lateral") else f"conv_up{level}.0"
 
 
 def _transposed_convolution(kernel: np.ndarray) -> np.ndarray:
@@ -205,14 +222,6 @@ def _transposed_convolution(kernel: np.ndarray) -> np.ndarray:
     return kernel[:, :, ::-1, ::-1].transpose(2, 3, 0, 1)
 
 
-def _from_flat_map(weight: np.ndarray) -> np.ndarray:
-    """A dense weight (O, C * h * w) as (h * w * C, O): PyTorch flattens maps channel by channel."""
-    h, w, C = _SMALLEST_MAP
-    return weight.reshape(-1, C, h, w).transpose(2, 3, 1, 0).reshape(h * w * C, -1)
-
-
-def _to_flat_map(x: np.ndarray) -> np.ndarray:
-    """A dense weight (C * h * w, I) as (I, h * w * C), or a vector (C * h * w,) as (h * w * C,)."""
-    h, w, C = _SMALLEST_MAP
-    x = x.reshape(C, h, w, -1).transpose(1, 2, 0, 3).reshape(h * w * C, -1)
-    return x.T if x.shape[1] > 1 else x[:, 0]
+def _by_cell(x: np.ndarray, channels: int) -> np.ndarray:
+    """Rows (C * h * w, ...) of a map that PyTorch flattened channel by channel, cell by cell: (h * w * C, ...)."""
+    return x.reshape(channels, -1, *x.shape[1:]).swapaxes(0, 1).reshape(x.shape)

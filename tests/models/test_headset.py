@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from epfv2_jax.models.epfv2 import query
+from epfv2_jax.models import headset
 
 
 def poses(seed=0, n=6):
@@ -20,7 +20,7 @@ def poses(seed=0, n=6):
 def vector(T, previous, has_previous=True, gap=1):
     """Returns the vector with constant masks."""
     shape = T.shape[:2]
-    return np.asarray(query.headset_vector(T, previous, jnp.full(shape, has_previous), jnp.full(shape, gap)))
+    return np.asarray(headset.headset_vector(T, previous, jnp.full(shape, has_previous), jnp.full(shape, gap)))
 
 
 def test_turning_and_moving_the_world_changes_nothing():
@@ -61,7 +61,7 @@ def test_heading_is_finite_and_smooth_when_looking_straight_down():
     down = Rotation.from_euler("x", np.pi / 2).as_matrix()
     for R in (down, np.diag([1.0, -1.0, -1.0])):  # straight down; upside down, where no heading exists
         R = jnp.asarray(R, jnp.float32)
-        assert np.isfinite(query.heading(R)).all()
-        assert np.isfinite(jax.jacobian(query.heading)(R)).all()
+        assert np.isfinite(headset.heading(R)).all()
+        assert np.isfinite(jax.jacobian(headset.heading)(R)).all()
     turned = Rotation.from_euler("y", 0.7).as_matrix()
-    np.testing.assert_allclose(query.heading(jnp.asarray(turned @ down)), turned, atol=1e-6)
+    np.testing.assert_allclose(headset.heading(jnp.asarray(turned @ down)), turned, atol=1e-6)

@@ -1,0 +1,25 @@
+"""The LSTM baseline on the synthetic benchmark: data, budget and objective of configs/synthetic.py, another model.
+
+In the spirit of EgoBody3M's tracker, whose exact network is not public: all sizes are our choice.
+Command:   python -m epfv2_jax.train --config configs/baselines/lstm.py:cpu
+           or :gpu
+Hardware:  cpu: 2 cores; gpu: one H100
+Time:      not yet measured
+Score:     not yet measured
+"""
+
+import pathlib
+import runpy
+
+from ml_collections import ConfigDict
+
+SYNTHETIC = pathlib.Path(__file__).resolve().parents[1] / "synthetic.py"
+
+
+def get_config(size: str = "cpu") -> ConfigDict:
+    """Returns the recipe of a size of the synthetic benchmark."""
+    synthetic = runpy.run_path(str(SYNTHETIC))
+    config = synthetic["get_config"](size)
+    config.output_dir = f"runs/synthetic_{size}_lstm"
+    config.model = {"kind": "lstm", "local_contrast": 0.2, **synthetic["SIZES"][size]["model"]}
+    return config

@@ -1,0 +1,54 @@
+"""UnrealEgo on the synthetic benchmark: data and budget of configs/synthetic.py, in two stages.
+
+The first trains the heatmap network, the second the autoencoder on its heatmaps; each has as many steps as EPFv2 has.
+Command:   python -m epfv2_jax.train --config configs/baselines/unrealego.py:heatmap[-gpu]
+           python -m epfv2_jax.train --config configs/baselines/unrealego.py:pose[-gpu]
+Hardware:  without -gpu: 2 cores; -gpu: one H100
+Time:      not yet measured
+Score:     not yet measured
+"""
+
+import pathlib
+import runpy
+
+from ml_collections import ConfigDict
+
+from epfv2_jax.geometry.skeleton import EGOBODY3M
+
+SYNTHETIC = pathlib.Path(__file__).resolve().parents[1] / "synthetic.py"
+
+#: As the authors: a heatmap for each joint but the head.
+HEATMAP_JOINTS = tuple(name for name in EGOBODY3M.joint_names if name != "b_head")
+VIEWS = 4
+
+#: What a size changes of the paper's widths.
+SIZES = {"cpu": {"decoder_widths": (128,)}, "gpu": {}}
+STAGES = ("heatmap", "pose")
+
+
+def get_config(variant: str = "pose") -> ConfigDict:
+    """Returns the recipe of a stage, on the CPU benchmark or with "-gpu" on the larger one."""
+    stage, _, size = variant.partition("-")
+    size = size or "cpu"
+    if stage not in STAGES or size not in SIZES:
+        raise ValueError(f"variant {variant!r} is not one of {', '.join(STAGES)}, alone or with -gpu")
+    synthetic = runpy.run_path(str(SYNTHETIC))
+    config = synthetic["get_config"](size)
+    config.output_dir = f"runs/synthetic_{size}_unrealego_{stage}"
+    config.model = {
+        "kind": "unrealego",
+        "heatmap_joints": HEATMAP_JOINTS,
+        "frozen_heatmaps": stage == "pose",
+        "local_contrast": 0.2,
+        **SIZES[size],
+        **synthetic["SIZES"][size]["model"],
+    }
+    config.optimizer = {"kind": "adamw", "learning_rate": 1e-3, "weight_decay": 0.0, "warmup_steps": 50}
+    if stage == "heatmap":
+        config.objective = {"kind": "heatmap", "weight": float(VIEWS), "heatmap_joints": HEATMAP_JOINTS}
+        config.loop.evaluate_every = 0  # errors of a pose that is not trained yet would choose the weights to keep
+    else:
+        config.objective = {"kind": "unrealego"}
+        config.init_from = f"runs/synthetic_{size}_unrealego_heatmap"
+        config.init_modules = ("encoder", "heatmaps")
+    return config

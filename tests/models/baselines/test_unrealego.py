@@ -1,0 +1,267 @@
+"""UnrealEgo: sizes, what the second stage leaves alone, masks, learning, and the import of its released weights."""
+
+import collections
+import dataclasses
+import re
+import zlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from epfv2_jax import models, objectives
+from epfv2_jax.geometry import layout as layouts
+from epfv2_jax.geometry.skeleton import EGOBODY3M
+from epfv2_jax.models import base, weights
+from epfv2_jax.models.baselines.unrealego import heatmaps
+from epfv2_jax.models.baselines.unrealego.model import UnrealEgoConfig
+from epfv2_jax.models.baselines.unrealego.weights import CONFIG, LAYOUT, SKELETON, load
+from epfv2_jax.models.encoders.weights import reading
+from epfv2_jax.objectives.heatmap import HeatmapObjectiveConfig
+from epfv2_jax.objectives.unrealego import UnrealEgoObjectiveConfig
+from epfv2_jax.structs import Batch, Targets, blank_frames
+from epfv2_jax.testing import fakes
+from epfv2_jax.training import augment, optim, state, step
+
+SMALL = UnrealEgoConfig(
+    encoder="tiny", decoder_widths=(16,), conv_widths=(8, 16), dense_widths=(32,), code_width=12, pose_width=16
+)
+PUBLISHED_PARAMETERS = 106_812_240
+
+
+def build(skeleton=EGOBODY3M, layout=fakes.TWO_VIEWS, **changes):
+    return models.build(dataclasses.replace(SMALL, **changes), skeleton, layout)
+
+
+def size_of(tree):
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def test_the_released_network_has_the_published_number_of_parameters():
+    params = base.abstract_variables(models.build(CONFIG, SKELETON, LAYOUT), blank_frames(1, 1, 2, (256, 256)))[
+        "params"
+    ]
+    colours_of_the_stem = 2 * 64 * 7 * 7  # our stem sees one channel of three
+    classifier = 512 * 1000 + 1000  # of the ResNet, not used
+    assert size_of(params) + colours_of_the_stem + classifier == PUBLISHED_PARAMETERS
+    assert size_of(params["heatmaps"]) == 24_454_050 and size_of(params["autoencoder"]) == 70_668_678
+
+
+@pytest.mark.parametrize("encoder", ["tiny", "resnet18", "small_stride16"])
+@pytest.mark.parametrize("size_hw", [(48, 48), (64, 96), (40, 52)])
+def test_any_image_size_gives_maps_of_a_quarter(encoder, size_hw):
+    """Of both kinds, also where no convolution of the autoencoder divides them."""
+    model = build(layout=layouts.EGOBODY3M, encoder=encoder, decoder_widths=(8, 8, 8), heatmap_joints=("b_neck0",))
+    found = base.abstract_predictions(model, blank_frames(2, 3, 4, size_hw)).heatmaps
+    shape = (2, 3, 4, size_hw[0] // 4, size_hw[1] // 4, 1)
+    assert {name: maps.shape for name, maps in found.items()} == {"predicted": shape, "reconstructed": shape}
+
+
+def test_upsampling_keeps_ramps_and_the_corners():
+    ramp = jnp.linspace(0.0, 5.0, 3)[None, :, None, None] + jnp.linspace(0.0, 7.0, 4)[None, None, :, None]
+    finer = heatmaps.resize(ramp, (6, 7))
+    expected = np.linspace(0, 5, 6)[:, None] + np.linspace(0, 7, 7)[None]
+    np.testing.assert_allclose(finer[0, :, :, 0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"encoder": "dinov3_vits16"}, r"encoder: strides of 'dinov3_vits16': expected \(4,\), got \(16,\)"),
+        ({"encoder": "resnet18"}, r"decoder_widths: upsamplings of 'resnet18': must be in \[0, 1\], got 3"),
+        ({"conv_widths": ()}, "conv_widths: there are none"),
+        ({"dense_widths": (8, 0)}, r"dense_widths\[1\]: must be at least 1"),
+    ],
+)
+def test_impossible_sizes_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(SMALL, **changes)
+
+
+def test_a_heatmap_of_a_joint_that_is_not_there_is_refused(helpers):
+    with pytest.raises(ValueError, match=r"'b_nekc0' is not one of .* did you mean b_neck0"):
+        base.abstract_variables(build(heatmap_joints=("b_nekc0",)), helpers.make_frames(1, 1))
+
+
+def eight_frames(helpers):
+    """Two clips of four frames whose joints the cameras may see, as a batch."""
+    frames = helpers.make_frames(2, 4)
+    rng = np.random.default_rng(1)
+    sway = rng.normal(0, 0.1, (2, 4, 1, 3)) + rng.normal(0, 0.03, (2, 4, EGOBODY3M.num_joints, 3))
+    joints = (EGOBODY3M.rest_joints_headset_m() + sway).astype(np.float32)
+    return Batch(
+        frames=frames,
+        targets=Targets(joints_headset_m=joints, joint_valid=np.ones(joints.shape[:-1], bool)),
+        clip_id=np.arange(2, dtype=np.int32),
+        time_s=np.tile(np.arange(4, dtype=np.float32) / 30, (2, 1)),
+    )
+
+
+def trained(model, objective, batch, steps, start=None):
+    """The state after training on one batch over and over, and the metrics of the last step."""
+    rate = optim.OptimizerConfig(learning_rate=1e-2, warmup_steps=5, weight_decay=0.1)
+    optimizer = optim.make_optimizer(rate, steps, model.backbone)
+    plain = augment.AugmentConfig(**dict.fromkeys(("noise", "blur_px", "gamma", "contrast", "brightness"), 0.0))
+    learner = step.Learner(
+        model=model,
+        objective=objectives.build(objective, EGOBODY3M),
+        optimizer=optimizer,
+        augment=plain,
+        config=step.StepConfig(steps=steps),
+    )
+    key = jax.random.key(0)
+    before = jax.jit(lambda: state.create_state(key, model, optimizer, batch.frames))()
+    if start is not None:
+        before = before.replace(params={**before.params, **{m: start.params[m] for m in ("encoder", "heatmaps")}})
+        before = before.replace(batch_stats={**before.batch_stats, "encoder": start.batch_stats["encoder"]})
+
+    @jax.jit
+    def run(first):
+        def one(carry, _):
+            return step.train_step(carry, batch, key, learner=learner)
+
+        return jax.lax.scan(one, first, length=steps)
+
+    after, metrics = run(before)
+    return before, after, {k: (v[0] / v[1] if isinstance(v, tuple) else v) for k, v in metrics.items()}
+
+
+def test_two_stages_learn_eight_frames_and_the_second_leaves_the_first_alone(helpers):
+    batch = eight_frames(helpers)
+    _, first, metrics = trained(build(), HeatmapObjectiveConfig(), batch, 150)
+    assert metrics["heatmap_mse"][-1] < 0.2 * metrics["heatmap_mse"][0]
+    before, after, metrics = trained(build(frozen_heatmaps=True), UnrealEgoObjectiveConfig(), batch, 300, start=first)
+    assert metrics["mpjpe_cm"][-1] < 2 < 20 < metrics["mpjpe_cm"][0]
+    assert metrics["reconstruction_mse"][-1] < metrics["reconstruction_mse"][0]
+    assert metrics["cosine"][-1] > 0.9
+    for old, new in ((before.params, after.params), (before.batch_stats, after.batch_stats)):
+        for module in old:
+            same = jax.tree.map(lambda a, b: bool((a == b).all()), old[module], new[module])
+            assert all(jax.tree.leaves(same)) == (module != "autoencoder"), module
+
+
+def test_the_frozen_network_is_the_same_in_training(helpers):
+    frames = helpers.make_frames(2, 2)
+    variables = fakes.random_variables(build(), frames)
+
+    def predicted(train, frozen):
+        model = build(frozen_heatmaps=frozen)
+        found, _ = jax.jit(lambda v: model.apply(v, frames, train=train, mutable=["batch_stats"]))(variables)
+        return found.heatmaps["predicted"]
+
+    np.testing.assert_allclose(predicted(True, frozen=True), predicted(False, frozen=True), atol=1e-6)
+    assert np.abs(predicted(True, frozen=False) - predicted(False, frozen=False)).max() > 1e-2
+
+
+def test_padding_does_not_enter_the_statistics_of_training(helpers):
+    frames = helpers.make_frames(2, 3)
+    variables = fakes.random_variables(build(), frames)
+    valid = np.array([[True, True, True], [True, True, False]])
+
+    @jax.jit
+    def run(images):
+        padded = frames.replace(images=images, frame_valid=valid)
+        return build().apply(variables, padded, train=True, mutable=["batch_stats"])
+
+    images = frames.images.copy()
+    images[1, 2] = 255 - images[1, 2]
+    (a, stats_a), (b, stats_b) = run(frames.images), run(images)
+    np.testing.assert_allclose(a.joints_headset_m[valid], b.joints_headset_m[valid], atol=1e-6)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), stats_a, stats_b)
+    whole = build().apply(variables, frames, train=True, mutable=["batch_stats"])[0]
+    assert np.abs(whole.joints_headset_m - a.joints_headset_m)[valid].max() > 1e-5, "that frame would change nothing"
+
+
+def listed(shared_data, name):
+    """The shapes of a released file by key."""
+    lines = (shared_data / "weight_keys" / f"unrealego_{name}.keys.txt").read_text().splitlines()
+    parts = (line.split(" ", 1) for line in lines)
+    return {key: tuple(int(n) for n in re.findall(r"\d+", shape)) for key, shape in parts}
+
+
+def name_of(key):
+    """The name of a tensor in the ResNet, under which it is the same wherever it is stored again."""
+    name = re.sub(r"^layer1\.1\.(?=\d\.)", "layer1.", key.removeprefix("backbone.backbone.").removeprefix("backbone."))
+    return name.replace("layer0.0.", "conv1.").replace("layer0.1.", "bn1.")
+
+
+def file_of(shapes, dtype="F32", **changed):
+    """A file with random values; `changed`: values that replace those of a key."""
+
+    def values(key):
+        return changed.get(
+            key, np.random.default_rng(zlib.crc32(name_of(key).encode())).random(shapes[key], np.float32)
+        )
+
+    return reading.TensorFile(path="F", shapes=shapes, dtypes=dict.fromkeys(shapes, dtype), load=values)
+
+
+@pytest.fixture(scope="module")
+def shapes(shared_data):
+    return {name: listed(shared_data, name) for name in ("heatmap", "autoencoder")}
+
+
+def test_every_released_tensor_is_used_once_or_ignored_for_a_reason(shapes):
+    files = {name: file_of({f"module.{k}": v for k, v in shapes[name].items()}) for name in shapes}
+    assert all(key.startswith("module.") for file in files.values() for key in file.shapes)
+    files["heatmap"] = file_of(shapes["heatmap"])
+    imported = load([files["autoencoder"], files["heatmap"]])
+    assert imported.used + len(imported.ignored) == sum(map(len, shapes.values()))
+    assert collections.Counter(imported.ignored.values()) == {
+        "the same tensor again": 100,
+        "counts training steps": 54,
+        "classifier": 2,
+    }
+    expected = base.abstract_variables(models.build(CONFIG, SKELETON, LAYOUT), blank_frames(1, 1, 2, (256, 256)))
+    assert jax.tree.map(lambda x: x.shape, imported.variables) == jax.tree.map(lambda x: x.shape, expected)
+    # Each value arrives: sums of tensors, in whatever order their axes are.
+    arrived = sorted(leaf.sum(dtype=np.float64) for leaf in jax.tree.leaves(imported.variables))
+    used = [
+        file.load(key).sum(dtype=np.float64)
+        for file in files.values()
+        for key in file.shapes
+        if key.removeprefix("module.") not in imported.ignored
+    ]
+    np.testing.assert_allclose(arrived, sorted(used), rtol=1e-6)
+    assert imported.config == CONFIG and imported.image_size_hw == (256, 256)
+    assert weights.IMPORTERS["unrealego"] is load
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (
+            {"after_backbone.conv_up2.0.bias": None},
+            "not the released weights of the heatmap network: missing: after_ba.*",
+        ),
+        ({"after_backbone.layer0_1x1.0.weight": (128, 128, 1, 1)}, "unknown: after_backbone.layer0_1x1.0.weight"),
+        ({"after_backbone.conv_heatmap.weight": (52, 512, 1, 1)}, r"\(52, 512, 1, 1\), not \(30, 512, 1, 1\)"),
+        ({"backbone.backbone.layer2.0.bn1.bias": (64,)}, r"another shape: backbone.backbone.layer2.0.bn1.bias \(64,\)"),
+    ],
+)
+def test_other_keys_and_shapes_are_refused(shapes, change, message):
+    changed = {key: shape for key, shape in {**shapes["heatmap"], **change}.items() if shape is not None}
+    with pytest.raises(ValueError, match=message):
+        load([file_of(changed), file_of(shapes["autoencoder"])])
+
+
+def test_tensors_that_are_stored_twice_must_agree(shapes):
+    key = "backbone.backbone.layer1.1.1.bn2.running_var"
+    broken = file_of(shapes["heatmap"], **{key: np.ones(64, np.float32)})
+    with pytest.raises(ValueError, match=rf"{key} must be backbone.backbone.backbone.layer1.1.bn2.running_var again"):
+        load([broken, file_of(shapes["autoencoder"])])
+
+
+def test_both_files_are_needed_in_float32_and_finite(shapes):
+    heatmap, autoencoder = file_of(shapes["heatmap"]), file_of(shapes["autoencoder"])
+    with pytest.raises(ValueError, match="number of files: expected 2, got 1; give the heatmap network's and the auto"):
+        load([heatmap])
+    with pytest.raises(ValueError, match="F and F: neither holds the autoencoder, whose file has the key pose_fc3"):
+        load([heatmap, heatmap])
+    with pytest.raises(ValueError, match="must be float32"):
+        load([file_of(shapes["heatmap"], "F16"), autoencoder])
+    key = "backbone.backbone.backbone.conv1.weight"
+    nan = dict.fromkeys((key, "backbone.backbone.layer0.0.weight"), np.full(shapes["heatmap"][key], np.inf, np.float32))
+    with pytest.raises(ValueError, match=f"not finite in {key}"):
+        load([file_of(shapes["heatmap"], **nan), autoencoder])
