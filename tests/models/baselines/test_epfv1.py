@@ -232,7 +232,7 @@ def test_it_learns_eight_frames_by_heart():
     params, stats, first, last, _ = train(small_model(heatmap_head=True), heatmap, {}, 100)
     assert last < 0.5 * first
     distances = objectives.build(DistancesObjectiveConfig(), EGOBODY3M)
-    *_, first, last, found = train(small_model(), distances, {"params": params, "batch_stats": stats}, 150)
+    *_, first, last, found = train(small_model(), distances, {"params": params, "batch_stats": stats}, 300)
     error_m = np.linalg.norm(found.joints_headset_m - batch.targets.joints_headset_m, axis=-1)
     assert 100 * error_m[batch.targets.joint_valid].mean() < 2.0
     assert last < 0.15 * first
