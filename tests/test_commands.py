@@ -3,10 +3,10 @@
 import importlib
 import pathlib
 import re
+import resource
 import shlex
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -41,6 +41,12 @@ def test_all_commands_are_listed_in_the_words_of_their_modules():
         assert f"python -m epfv2_jax.{name}" in module(name).__doc__, name
 
 
+def processor_s() -> float:
+    """Returns the time that child processes have computed: other load on the machine does not count."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 @pytest.mark.parametrize("name", ["", *COMMANDS])
 def test_help_comes_at_once_and_imports_nothing_heavy(name):
     code = (
@@ -52,9 +58,9 @@ def test_help_comes_at_once_and_imports_nothing_heavy(name):
         "    assert not end.code, end.code\n"
         f"print('heavy:', [name for name in {HEAVY} if name in sys.modules])"
     )
-    start = time.perf_counter()
+    start = processor_s()
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    seconds = time.perf_counter() - start
+    seconds = processor_s() - start
     assert found.returncode == 0, found.stderr
     assert found.stdout.splitlines()[-1] == "heavy: []"
     assert f"epfv2_jax.{name or 'train'}" in found.stdout
