@@ -58,7 +58,8 @@ def read(path: str | os.PathLike) -> tuple[CalibratedCamera, ...]:
     if not (file and model in opencv.MODELS):
         file, model = text, None
     data = files.read_bytes(file, "give a calibration file", max_bytes=_MAX_FILE_BYTES)
-    with checks.naming(file):
+    too_large = checks.naming("a number is too large", FloatingPointError, "check the file")
+    with checks.naming(file), too_large, np.errstate(over="raise"):
         document = Document(path=pathlib.Path(file), content=_parse(data), model=model)
         found = [module for module in FORMATS.values() if module.recognises(document)]
         if not found:
