@@ -14,7 +14,7 @@ from epfv2_jax import models, objectives
 from epfv2_jax.geometry import layout as layouts
 from epfv2_jax.geometry.skeleton import EGOBODY3M
 from epfv2_jax.models import base, weights
-from epfv2_jax.models.baselines.unrealego import heatmaps
+from epfv2_jax.models.baselines.resize import resize
 from epfv2_jax.models.baselines.unrealego.model import UnrealEgoConfig
 from epfv2_jax.models.baselines.unrealego.weights import CONFIG, LAYOUT, SKELETON, load
 from epfv2_jax.models.encoders.weights import reading
@@ -60,7 +60,7 @@ def test_any_image_size_gives_maps_of_a_quarter(encoder, size_hw):
 
 def test_upsampling_keeps_ramps_and_the_corners():
     ramp = jnp.linspace(0.0, 5.0, 3)[None, :, None, None] + jnp.linspace(0.0, 7.0, 4)[None, None, :, None]
-    finer = heatmaps.resize(ramp, (6, 7))
+    finer = resize(ramp, (6, 7))
     expected = np.linspace(0, 5, 6)[:, None] + np.linspace(0, 7, 7)[None]
     np.testing.assert_allclose(finer[0, :, :, 0], expected, atol=1e-5)
 

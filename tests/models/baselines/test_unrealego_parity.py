@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("torch")
 
 import torch
-import unrealego_torch
+import torch_unrealego
 from safetensors.torch import save_file
 
 from epfv2_jax import models, structs
@@ -34,7 +34,7 @@ CONFIG = UnrealEgoConfig(
 
 @pytest.fixture(scope="module")
 def networks():
-    return unrealego_torch.build(CONFIG, SKELETON.num_joints)
+    return torch_unrealego.build(CONFIG, SKELETON.num_joints)
 
 
 @pytest.fixture(scope="module")
