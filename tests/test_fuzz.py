@@ -641,7 +641,7 @@ def meet(name: str, folder: pathlib.Path, seed: int, count: int) -> None:
 
 @pytest.mark.parametrize("name", READERS)
 def test_damaged_files_are_refused_by_name_or_read_rightly(name, tmp_path):
-    meet(name, tmp_path, seed=0, count=36)
+    meet(name, tmp_path, seed=0, count=16)
 
 
 @pytest.mark.slow

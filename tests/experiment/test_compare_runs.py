@@ -100,6 +100,7 @@ def run(folder, *names):
     return compare.main(["--runs", *runs, "--data", str(folder / "data"), "--out", str(folder / "out")])
 
 
+@pytest.mark.slow
 def test_models_side_by_side(folder, capsys):
     folder, parameters = folder
     assert run(folder, "full", "lstm", "blind") == exits.DONE
