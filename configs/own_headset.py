@@ -10,10 +10,10 @@ Score:     not yet measured
 
 from ml_collections import ConfigDict
 
-# Images, steps with single frames and then with clips, people to evaluate on, frames of each.
+# Images, steps with single frames and then with clips, their batch sizes, people to evaluate on, frames of each.
 SIZES = {
-    "cpu": {"image": 48, "single": 2000, "clips": 400, "people": (8, 20), "frames": 48},
-    "tiny": {"image": 32, "single": 150, "clips": 50, "people": (2, 2), "frames": 12},
+    "cpu": {"image": 48, "steps": (2000, 400), "batch": (32, 8), "people": (8, 20), "frames": 48},
+    "tiny": {"image": 32, "steps": (150, 50), "batch": (8, 2), "people": (2, 2), "frames": 12},
 }
 
 
@@ -22,6 +22,7 @@ def get_config(size: str = "cpu") -> ConfigDict:
     if size not in SIZES:
         raise ValueError(f"size {size!r} is not one of {', '.join(SIZES)}")
     given = SIZES[size]
+    single, clips = given["steps"]
     config = ConfigDict()
     config.output_dir = "runs/own_headset"
     config.seed = 0
@@ -47,9 +48,9 @@ def get_config(size: str = "cpu") -> ConfigDict:
     config.data = {
         "source": "synthetic",
         "clip_frames": 4,
-        "batch_size": 8,
+        "batch_size": given["batch"][1],
         "read_threads": 1,
-        "warmup": {"steps": given["single"], "clip_frames": 1, "batch_size": 32},
+        "warmup": {"steps": single, "clip_frames": 1, "batch_size": given["batch"][0]},
     }
     # mirror_pairs needs headset.yaml to name the mirror partners of its views.
     config.augment = {
@@ -61,9 +62,8 @@ def get_config(size: str = "cpu") -> ConfigDict:
         "brightness": 0.05,
     }
     config.model = {"encoder": "tiny", "window": 4, "local_contrast": 0.2}
-    config.optimizer = {"kind": "muon", "learning_rate": 1e-3, "warmup_steps": min(50, given["single"] // 3)}
-    config.step = {"steps": given["single"] + given["clips"], "ema_decay": 0.99 if size == "cpu" else 0.95}
-    cadence = (given["single"] + given["clips"]) // 4
-    config.loop = {"evaluate_every": cadence, "checkpoint_every": cadence}
+    config.optimizer = {"kind": "muon", "learning_rate": 1e-3, "warmup_steps": min(50, single // 3)}
+    config.step = {"steps": single + clips, "ema_decay": 0.99 if size == "cpu" else 0.95}
+    config.loop = {"evaluate_every": (single + clips) // 4, "checkpoint_every": (single + clips) // 4}
     config.evaluation = {"clip_frames": given["frames"], "batch_size": 2 if size == "tiny" else 4}
     return config

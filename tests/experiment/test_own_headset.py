@@ -48,7 +48,7 @@ def test_a_headset_trains_labels_streams_and_exports(name, rigs, tmp_path):
     def run(line: str) -> str:
         command, *flags = line.split()
         process = [sys.executable, "-m", f"epfv2_jax.{command}", *flags]
-        done = subprocess.run(process, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=600)
+        done = subprocess.run(process, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=1500)
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
