@@ -23,10 +23,11 @@ from epfv2_jax.models.encoders.weights.layout import COUNTERS, same_names
 from epfv2_jax.models.encoders.weights.reading import TensorFile
 from epfv2_jax.models.imported import ImportedModel
 
-#: The 16 joints of UnrealEgo: order, names and parents as in the authors' code. Groups and the rest pose, a T-pose of
-#: rounded adult proportions, are our choice; so is the hidden root, which the data call pelvis.
+#: The 16 joints of UnrealEgo: order, names and parents as in the authors' loss, where a thigh hangs on an upper arm.
+#: Records of the data set have the same joints, by name, on an anatomical tree (`data.readers.unrealego`). Groups and
+#: the rest pose, a T-pose of rounded adult proportions, are our choice; so is the hidden root, called pelvis there.
 SKELETON = Skeleton(
-    name="unrealego",
+    name="unrealego_published",
     joint_names=(
         "head",
         "neck_01",
@@ -76,7 +77,7 @@ SKELETON = Skeleton(
 )
 
 #: The two cameras on the rim of the glasses; the images are upright.
-LAYOUT = RigLayout(name="unrealego", view_names=("left", "right"), upright_turns=(0, 0), mirror=(1, 0))
+LAYOUT = RigLayout(name="unrealego_published", view_names=("left", "right"), upright_turns=(0, 0), mirror=(1, 0))
 
 #: The released network: a heatmap for each joint but the head.
 CONFIG = UnrealEgoConfig(heatmap_joints=SKELETON.joint_names[1:])
