@@ -85,9 +85,12 @@ def _muon(config: OptimizerConfig) -> optax.GradientTransformation:
     def dimensions(params: Any) -> Any:
         def of(path: tuple, leaf: jax.Array) -> contrib.MuonDimensionNumbers | None:
             *modules, name = (part.key for part in path)
-            if name != "kernel" or leaf.ndim < 2 or "last" in modules:
+            if not name.endswith("kernel") or leaf.ndim < 2 or "last" in modules:
                 return None  # Muon is for hidden layers, whose kernels are matrices
-            return contrib.MuonDimensionNumbers(tuple(range(leaf.ndim - 1)), leaf.ndim - 1)
+            # Kernels with three axes are those of attention, from tokens to heads (C, A, K) or, as "out", back.
+            inputs = 1 if leaf.ndim == 3 and modules[-1] != "out" else leaf.ndim - 1
+            axes = tuple(range(leaf.ndim))
+            return contrib.MuonDimensionNumbers(axes[:inputs], axes[inputs:])
 
         return jax.tree_util.tree_map_with_path(of, params)
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import operator
 
 import jax
 import jax.numpy as jnp
@@ -119,14 +120,24 @@ def test_muon_orthogonalises_kernels_and_leaves_the_rest_to_adam():
     params = {
         "encoder": {"stem": {"kernel": jnp.zeros((3, 3, 2, 24)), "bias": jnp.zeros(24)}},
         "head": {"hidden": {"kernel": jnp.zeros((40, 16))}, "last": {"kernel": jnp.zeros((16, 9))}},
+        "attention": {  # tokens of 24 channels, 2 heads of 8
+            "key": {"kernel": jnp.zeros((24, 2, 8))},
+            "out": {"kernel": jnp.zeros((2, 8, 24))},
+            "query_kernel": jnp.zeros((24, 2, 8)),
+        },
     }
     rng = np.random.default_rng(0)
     grads = jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape), jnp.float32), params)
     result = updates(config, grads, params, backbone=None)
-    for kernel, grad in (
-        (result["encoder"]["stem"]["kernel"].reshape(18, 24), grads["encoder"]["stem"]["kernel"].reshape(18, 24)),
-        (result["head"]["hidden"]["kernel"], grads["head"]["hidden"]["kernel"]),
-    ):
+    kernels = (
+        (("encoder", "stem", "kernel"), (18, 24)),
+        (("head", "hidden", "kernel"), (40, 16)),
+        (("attention", "key", "kernel"), (24, 16)),
+        (("attention", "out", "kernel"), (16, 24)),
+        (("attention", "query_kernel"), (24, 16)),
+    )
+    for name, matrix in kernels:
+        kernel, grad = (functools.reduce(operator.getitem, name, tree).reshape(matrix) for tree in (result, grads))
         # All singular values alike (Newton-Schulz gets near), along the gradient's axes, of Adam's size.
         U, _, Vt = np.linalg.svd(grad, full_matrices=False)
         along = np.diag(U.T @ np.asarray(kernel) @ Vt.T) / (-config.learning_rate * 0.2 * max(kernel.shape) ** 0.5)
@@ -135,7 +146,7 @@ def test_muon_orthogonalises_kernels_and_leaves_the_rest_to_adam():
         assert 0.5 < rms / (0.2 * config.learning_rate) < 1.3
     # The first step of Adam, here with Nesterov's momentum, is the sign of the gradient.
     for name in (("encoder", "stem", "bias"), ("head", "last", "kernel")):
-        update, grad = (functools.reduce(lambda tree, key: tree[key], name, tree) for tree in (result, grads))
+        update, grad = (functools.reduce(operator.getitem, name, tree) for tree in (result, grads))
         signs = np.asarray(update) / (-config.learning_rate * np.sign(grad))
         np.testing.assert_allclose(signs, signs.ravel()[0], rtol=1e-3)
         assert 1.0 <= signs.ravel()[0] < 1.6
