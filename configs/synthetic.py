@@ -26,9 +26,9 @@ SIZES = {
     "cpu": {
         "image_size": 48,
         "image_width": 60,
-        "model": {"encoder": "tiny"},
-        "warmup": {"steps": 9000, "batch_size": 32},
-        "steps": 12_000,
+        "model": {"encoder": "tiny_stride16"},
+        "warmup": {"steps": 12_000, "batch_size": 32},
+        "steps": 15_000,
         "batch_size": 3,
         "threads": 1,
     },
