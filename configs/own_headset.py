@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 # Images, steps with single frames and then with clips, their batch sizes, people to evaluate on, frames of each.
 SIZES = {
-    "cpu": {"image": 48, "steps": (2000, 400), "batch": (32, 8), "people": (8, 20), "frames": 48},
+    "cpu": {"image": 48, "steps": (4000, 400), "batch": (16, 8), "people": (8, 20), "frames": 48},
     "tiny": {"image": 32, "steps": (150, 50), "batch": (8, 2), "people": (2, 2), "frames": 12},
 }
 
@@ -62,7 +62,7 @@ def get_config(size: str = "cpu") -> ConfigDict:
         "brightness": 0.05,
     }
     config.model = {"encoder": "tiny", "window": 4, "local_contrast": 0.2}
-    config.optimizer = {"kind": "muon", "learning_rate": 1e-3, "warmup_steps": min(50, single // 3)}
+    config.optimizer = {"kind": "muon", "learning_rate": 3e-3, "warmup_steps": min(100, single // 3)}
     config.step = {"steps": single + clips, "ema_decay": 0.99 if size == "cpu" else 0.95}
     config.loop = {"evaluate_every": (single + clips) // 4, "checkpoint_every": (single + clips) // 4}
     config.evaluation = {"clip_frames": given["frames"], "batch_size": 2 if size == "tiny" else 4}

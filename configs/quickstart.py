@@ -40,7 +40,7 @@ def get_config(variant: str = "full") -> ConfigDict:
         "clip_frames": 4,
         "batch_size": 8,
         "read_threads": 1,
-        "warmup": {"steps": 2000, "clip_frames": 1, "batch_size": 32},
+        "warmup": {"steps": 4000, "clip_frames": 1, "batch_size": 16},
     }
     # Mild: the images already have sensor noise and varied light.
     config.augment = {
@@ -53,8 +53,8 @@ def get_config(variant: str = "full") -> ConfigDict:
         "brightness": 0.05,
     }
     config.model = {"encoder": "tiny", "window": 4, "local_contrast": 0.2}
-    config.optimizer = {"kind": "muon", "learning_rate": 1e-3, "warmup_steps": 50}
-    config.step = {"steps": 2400, "ema_decay": 0.99}
-    config.loop = {"evaluate_every": 400, "checkpoint_every": 400}
+    config.optimizer = {"kind": "muon", "learning_rate": 3e-3, "warmup_steps": 100}
+    config.step = {"steps": 4400, "ema_decay": 0.99}
+    config.loop = {"evaluate_every": 800, "checkpoint_every": 800}
     config.evaluation = {"clip_frames": 48, "batch_size": 4, "hide_views": variant == "headset_only"}
     return config

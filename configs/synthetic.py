@@ -26,9 +26,9 @@ SIZES = {
     "cpu": {
         "image_size": 48,
         "image_width": 60,
-        "model": {"encoder": "tiny_stride16"},
-        "warmup": {"steps": 12_000, "batch_size": 32},
-        "steps": 15_000,
+        "model": {"encoder": "tiny"},
+        "warmup": {"steps": 20_000, "batch_size": 16},
+        "steps": 23_000,
         "batch_size": 3,
         "threads": 1,
     },
@@ -94,7 +94,7 @@ def get_config(variant: str = "cpu") -> ConfigDict:
         "brightness": 0.05,
     }
     config.model = {"window": 16, "local_contrast": 0.2, **size["model"], **ABLATIONS[ablation]}
-    config.optimizer = {"kind": "muon", "learning_rate": 1e-3, "warmup_steps": 50}
+    config.optimizer = {"kind": "muon", "learning_rate": 2e-3, "warmup_steps": 100}
     config.step = {"steps": size["steps"], "ema_decay": 0.999}
     config.loop = {"evaluate_every": 1000, "checkpoint_every": 500}
     config.evaluation = {"clip_frames": 96, "batch_size": 8, "hide_views": blind}

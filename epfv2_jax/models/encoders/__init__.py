@@ -31,7 +31,6 @@ ENCODERS: dict[str, Callable[..., nn.Module]] = {
     "small": Small,
     "small_stride16": functools.partial(Small, widths=(32, 64, 128), blocks=(1, 1, 1)),
     "tiny": functools.partial(Small, blocks=(0, 1)),
-    "tiny_stride16": functools.partial(Small, widths=(32, 64, 128), blocks=(0, 1, 1)),
 }
 
 #: The encoders that take `scan_layers`.
