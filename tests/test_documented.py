@@ -144,8 +144,8 @@ ELSEWHERE = {
     "dry_run --config configs/NAME.py --topology v5e:4x4": _TPU,
     "dry_run --config configs/egobody3m_resnet18.py --topology v5e:4x4": _TPU,
     "HOSTS=16 TOPOLOGY=8x8 launch/gke_jobset.sh": _JOBSET,
-    "launch/gke_jobset.sh | kubectl apply -f -": _JOBSET,
-    "launch/gke_label_pass.sh | kubectl apply -f -": _LABEL_JOB,
+    "launch/gke_jobset.sh": _JOBSET,
+    "launch/gke_label_pass.sh": _LABEL_JOB,
     "launch/tpu_queued_resources.sh": "tests/launch/test_launch.py::test_tpus_are_asked_for_and_waited_for",
     "COMMAND=\"env $ALONE bash -c '$RUN || [ \\$? -eq 3 ]'\" launch/tpu_queued_resources.sh": (
         "tests/launch/test_launch.py::test_the_runbook_labels_on_queued_resources"
@@ -228,7 +228,7 @@ NOT_RUN = {
         *("gcloud compute tpus queued-resources delete epfv2-train --force", "kubectl delete jobset epfv2-train"),
         'gcloud compute tpus tpu-vm ssh epfv2-train --worker=all --command="pkill -TERM -f [e]pfv2_jax.train"',
         "kubectl logs -f -l jobset.sigs.k8s.io/jobset-name=epfv2-train --prefix",
-        *("scancel JOB", "scancel --signal=TERM JOB", "tail -F epfv2-train-JOB.log"),
+        *("kubectl apply -f -", "scancel JOB", "scancel --signal=TERM JOB", "tail -F epfv2-train-JOB.log"),
     ),
 }
 #: What `pods.md` starts through launch/, and no page spells out.
