@@ -55,7 +55,7 @@ WALK = (
     ),
     (
         "predict --checkpoint runs/NAME --data DIR --out predictions --bvh",
-        {"runs/NAME": "runs/quickstart", "DIR": "data/quickstart/records"},
+        {"runs/NAME": "runs/quickstart", "DIR": "data/quickstart/records", "predictions": "out/same"},
         "",
     ),
     (
