@@ -23,7 +23,7 @@ HEAVY = ("jax", "numpy", "flax", "scipy", "orbax", "matplotlib", "grain", "absl"
 NOT_SHIPPED = {"docs/extending.md"}
 TEXTS = [
     path
-    for pattern in ("README.md", "docs/*.md", "examples/*/README.md", "launch/*", "configs/*.py", "epfv2_jax/*.py")
+    for pattern in ("README.md", "docs/**/*.md", "examples/*/README.md", "launch/*", "configs/*.py", "epfv2_jax/*.py")
     for path in sorted(ROOT.glob(pattern))
     if str(path.relative_to(ROOT)) not in NOT_SHIPPED
 ]

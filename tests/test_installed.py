@@ -9,33 +9,12 @@ import subprocess
 import sys
 
 import pytest
+import tiny
 
 import epfv2_jax
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SOURCES = ("epfv2_jax", "configs", "setup.py", "setup.cfg", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE")
-TINY = {
-    "dataset.synthetic.validation_sequences": 1,
-    "dataset.synthetic.test_sequences": 1,
-    "dataset.synthetic.frames": 8,
-    "dataset.conversion.image_size_hw": "16,16",
-    "dataset.conversion.record_frames": 8,
-    "dataset.conversion.doubtful": "keep",
-    "data.batch_size": 2,
-    "data.clip_frames": 2,
-    "data.warmup": "None",
-    "model.body": "keypoints",
-    "model.window": 2,
-    "model.width": 16,
-    "model.heads": 2,
-    "model.ffn_width": 16,
-    "model.head_width": 16,
-    "optimizer.kind": "adamw",
-    "step.steps": 2,
-    "evaluation.ablate_views": "false",
-    "evaluation.pictures": 1,
-    "evaluation.clip_frames": 8,
-}
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
@@ -104,6 +83,6 @@ def test_recipes_are_found_by_name_and_import_what_lies_beside_them(epfv2, site)
 
 
 def test_a_tiny_run_trains_from_an_empty_folder(epfv2, tmp_path):
-    epfv2("train", "--config", "quickstart", *(f"--config.{name}={value}" for name, value in TINY.items()))
+    epfv2("train", "--config", "quickstart", *tiny.flags())
     scores = json.loads((tmp_path / "runs/quickstart/evaluation/metrics.json").read_text())
     assert scores["step"] == 2 and scores["metrics"]["mpjpe_cm"] > 0
