@@ -7,6 +7,7 @@ the table of its room.
 import contextlib
 import dataclasses
 import functools
+import math
 import time
 from collections.abc import Callable
 
@@ -79,6 +80,7 @@ def build(
         goodput = Goodput(output, int(state.step), started, active=multihost.is_first())
         stack.enter_context(contextlib.closing(goodput))
         profile = stack.enter_context(contextlib.closing(hooks.Profile(profile_steps, output / "profile")))
+        rate = optim.learning_rate_schedule(config.optimizer, config.step.steps)
         score = functools.partial(_validate, trainable.model, validation, config.evaluation, mesh)
         return Run(
             steps=config.step.steps,
@@ -88,7 +90,7 @@ def build(
             mesh=mesh,
             stream=stream,
             hooks=(
-                hooks.Log(config.loop.log_every, log, bar),
+                hooks.Log(config.loop.log_every, log, bar, rate),
                 hooks.Evaluate(config.loop.evaluate_every, score, writer, log, bar, goodput),
                 hooks.Save(config.loop.checkpoint_every, writer, goodput),
                 profile,
@@ -196,5 +198,6 @@ def _open_logs(config: ExperimentConfig, start: int, stack: contextlib.ExitStack
     """The log and the progress bar of a run; only the first process writes."""
     main = multihost.is_first()
     log = RunLog(config.output_dir, start, config.loop.tensorboard and main, active=main)
-    bar = bars.bar(total=config.step.steps, initial=start, desc="train", unit="step", disable=not main)
+    options = {"desc": "train", "unit": "step", "disable": not main, "log_interval_s": math.inf}  # `Log` shows figures
+    bar = bars.bar(total=config.step.steps, initial=start, **options)
     return stack.enter_context(contextlib.closing(log)), stack.enter_context(bar)

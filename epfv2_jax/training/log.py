@@ -40,13 +40,13 @@ class RunLog:
         return self._directory / _NAMES[1]
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Writes one line of metrics."""
+        """Writes one line of metrics. TensorBoard groups names by their part before "/": those without are `train/`."""
         if not self._active:
             return
         self._metrics.append({"step": step, **values})
         if self._writer is not None:
             for name, value in values.items():
-                self._writer.add_scalar(name, value, step)
+                self._writer.add_scalar(name if "/" in name else f"train/{name}", value, step)
 
     def skipped(self, step: int, clips: list[str]) -> None:
         """Writes one line for a skipped step, with the clips of its batch."""
