@@ -9,6 +9,7 @@ import pytest
 from epfv2_jax.evaluation import compare
 from epfv2_jax.evaluation.compare import Contender
 from epfv2_jax.evaluation.comparison import ComparedModel, Comparison, Cost
+from epfv2_jax.evaluation.examples import Keep
 from epfv2_jax.geometry import layout
 from epfv2_jax.geometry.skeleton import EGOBODY3M
 from epfv2_jax.testing import fakes
@@ -21,7 +22,7 @@ def compared():
     batch = fakes.fake_batch(B=2, T=2)
     made = {"good": fakes.fake_predictions(batch, 1, 0.02), "b<d": fakes.fake_predictions(batch, 2, 0.1)}
     contenders = {name: Contender(predict=lambda _, p=p: p, skeleton=EGOBODY3M) for name, p in made.items()}
-    scores = compare.compare(contenders, [batch], EGOBODY3M, keep_worst=1, keep_typical=1)
+    scores = compare.compare(contenders, [batch], EGOBODY3M, keep=Keep(worst=1, median=1))
     cost = Cost(parameters=10, flops=10.0, latency_ms=(1.0, 1.5, 2.25))
     models = (ComparedModel(name=name, run=name, note="", scores=scores[name], cost=cost) for name in made)
     return Comparison(

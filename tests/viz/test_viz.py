@@ -13,6 +13,7 @@ from PIL import Image
 
 from epfv2_jax.evaluation import evaluate as evaluation
 from epfv2_jax.evaluation import tables
+from epfv2_jax.evaluation.examples import Keep
 from epfv2_jax.geometry import cameras, layout, skeleton, transforms
 from epfv2_jax.metrics import pose as metrics
 from epfv2_jax.testing import fakes
@@ -28,7 +29,7 @@ def result():
     predictions = fakes.fake_predictions(batch)
     mean_pose = metrics.mean_pose([batch], SKELETON)
     views = evaluation.view_ablations(LAYOUT)
-    return evaluation.evaluate(lambda _: predictions, [batch], SKELETON, mean_pose, views, keep_worst=1, keep_typical=1)
+    return evaluation.evaluate(lambda _: predictions, [batch], SKELETON, mean_pose, views, keep=Keep(worst=1, median=1))
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +211,7 @@ def test_report_stands_alone(result, tmp_path):
 def test_report_without_uncertainty_baseline_or_frames(tmp_path):
     batch = fakes.fake_batch(B=1, T=2)
     predictions = fakes.fake_predictions(batch).replace(distribution=None)
-    result = evaluation.evaluate(jax.jit(lambda _: predictions), [batch], SKELETON, keep_worst=1)
+    result = evaluation.evaluate(jax.jit(lambda _: predictions), [batch], SKELETON, keep=Keep(worst=1))
     page = report.write_report(tmp_path, result, SKELETON, LAYOUT)
     assert "Uncertainty" not in page.read_text()
     assert "mean pose" not in page.read_text() and "hidden / model" not in page.read_text()
