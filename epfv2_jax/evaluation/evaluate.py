@@ -169,14 +169,13 @@ def score(
     mesh: jax.sharding.Mesh | None = None,
     max_clips: int = 0,
     mean_pose_headset_m: np.ndarray | None = None,
-    pictures: int = 0,
     progress: Progress = lambda batches: batches,
 ) -> EvaluationResult:
     """Returns the evaluation of a model on the clips of `data` (at most `max_clips`, spread evenly; 0: all).
 
     Joints are compared by name: those that the data do not have are not scored. The clips of a batch are spread over
     the devices of `mesh` (None: all devices). All processes of a run call this and get the same result. Without a mean
-    pose there are no baselines; with one, also the model's own as `config` says.
+    pose there are neither baselines nor frames to draw; with one, both as `config` says.
     """
     mesh = sharding.make_mesh(sharding.MeshConfig()) if mesh is None else mesh
     batches = open_batches(data, config, mesh, max_clips, model.skeleton)
@@ -190,7 +189,7 @@ def score(
         model.skeleton,
         mean_pose_headset_m,
         view_ablations(model.layout) if ablate else None,
-        keep=Keep.of(pictures),
+        keep=NOTHING if mean_pose_headset_m is None else Keep.of(config.pictures),
     )
 
 

@@ -80,7 +80,6 @@ def build(
         goodput = Goodput(output, int(state.step), started, active=multihost.is_first())
         stack.enter_context(contextlib.closing(goodput))
         profile = stack.enter_context(contextlib.closing(hooks.Profile(profile_steps, output / "profile")))
-        rate = optim.learning_rate_schedule(config.optimizer, config.step.steps)
         score = functools.partial(_validate, trainable.model, validation, config.evaluation, mesh)
         return Run(
             steps=config.step.steps,
@@ -90,7 +89,7 @@ def build(
             mesh=mesh,
             stream=stream,
             hooks=(
-                hooks.Log(config.loop.log_every, log, bar, rate),
+                hooks.Log(config.loop.log_every, log, bar, _learning_rate(config)),
                 hooks.Evaluate(config.loop.evaluate_every, score, writer, log, bar, goodput),
                 hooks.Save(config.loop.checkpoint_every, writer, goodput),
                 profile,
@@ -181,6 +180,11 @@ def initial_state(config: ExperimentConfig, trainable: Trainable) -> state_lib.T
         encoder = {collection: {"encoder": tree} for collection, tree in variables.items()}
         state = state_lib.with_modules(state, encoder, ("encoder",), f"encoder_weights: {config.encoder_weights}")
     return state
+
+
+def _learning_rate(config: ExperimentConfig) -> Callable[[int], jax.Array]:
+    """The learning rate of an update, by the number of updates before it."""
+    return optim.learning_rate_schedule(config.optimizer, config.step.steps)
 
 
 def _validate(

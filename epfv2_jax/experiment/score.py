@@ -54,7 +54,6 @@ def evaluate(
         data,
         config.evaluation,
         mean_pose_headset_m=mean_pose,
-        pictures=config.evaluation.pictures,
         progress=lambda batches: shown(batches, data),
     )
     if multihost.is_first():

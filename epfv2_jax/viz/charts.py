@@ -13,6 +13,10 @@ from epfv2_jax.viz import page, plots, poses
 #: Of several models or joint groups, told apart with every common colour vision (Okabe and Ito, darkened for lines).
 COLORS = (poses.PREDICTION_COLOR, "#0072B2", "#009E73", "#B0509A", "#7A5C00", "#3A8FC2", "#8C2D04", "#555555")
 _MAX_POINTS = 300  # of a curve; a long one is drawn by means
+_COLUMNS = 4  # of small charts
+_VALIDATION = "validation/"
+# The figures of a training that come first, and last; the terms of the objective are between them.
+_FIRST, _LAST = ("loss", "mpjpe_cm", "learning_rate", "grad_norm"), ("step_s", "data_wait_share", "skipped")
 
 
 def histogram(errors: Mapping[str, FrameErrors]) -> Any:
@@ -71,8 +75,7 @@ def calibration(curves: Mapping[str, Mapping[float, float]]) -> Any:
     The first curve is drawn thick; the others are those of joint groups or of other models.
     """
     figure, axes = _chart(5.2, 4.8)
-    axes.plot([0, 1], [0, 1], "--", color=page.MUTED, linewidth=1.2)
-    axes.text(0.60, 0.555, "ideal", color=page.MUTED, rotation=45, rotation_mode="anchor")
+    axes.plot([0, 1], [0, 1], "--", color=page.MUTED, linewidth=1.2, label="ideal")
     for i, ((name, curve), color) in enumerate(zip(curves.items(), itertools.cycle(COLORS))):
         nominal, measured = [0.0, *curve], [0.0, *curve.values()]
         style = {"linewidth": 1.2, "markersize": 3} if i else {"linewidth": 2.4, "markersize": 5}
@@ -82,24 +85,29 @@ def calibration(curves: Mapping[str, Mapping[float, float]]) -> Any:
     axes.set(xlim=(0, 1), ylim=(0, 1.01), aspect="equal")
     axes.set_xlabel("probability of the predicted ellipsoid")
     axes.set_ylabel("share of errors inside it")
-    if len(curves) > 1:
-        axes.legend(fontsize=8, frameon=False, loc="lower right", bbox_to_anchor=(1.0, 0.08))
+    axes.legend(fontsize=8, frameon=False, loc="lower right", bbox_to_anchor=(1.0, 0.08))
     return figure
 
 
 def training(curves: Mapping[str, Curve]) -> Any:
-    """Returns a matplotlib figure with a small chart for each figure of a run; validation beside training."""
-    panels = [name for name in curves if "/" not in name or name.removeprefix("validation/") not in curves]
-    columns = 4
-    rows = -(-len(panels) // columns)
+    """Returns a matplotlib figure with a small chart for each figure of a run that changes; validation beside training.
+
+    None where nothing changes.
+    """
+    changing = {name: curve for name, curve in curves.items() if len(set(curve.values)) > 1}
+    own = sorted((name for name in changing if "/" not in name), key=_rank)
+    others = [name for name in changing if "/" in name and name.removeprefix(_VALIDATION) not in own]
+    if not changing:
+        return None
+    rows = -(-len(own + others) // _COLUMNS)
     figure = plots.figure(13.0, 1.9 * rows)
-    for i, name in enumerate(panels):
-        axes = figure.add_subplot(rows, columns, i + 1)
-        _curve(axes, curves[name], COLORS[0], "training")
-        if f"validation/{name}" in curves:
-            _curve(axes, curves[f"validation/{name}"], COLORS[1], "validation")
+    for i, name in enumerate(own + others):
+        axes = figure.add_subplot(rows, _COLUMNS, i + 1)
+        _curve(axes, changing[name], COLORS["/" in name], "training")
+        if (second := changing.get(f"{_VALIDATION}{name}")) is not None:
+            _curve(axes, second, COLORS[1], "validation")
             axes.legend(fontsize=7, frameon=False)
-        axes.set_title(name.replace("_", " "), fontsize=9, color=page.INK, loc="left", pad=3)
+        axes.set_title(name.replace("_", " ").replace("/", ": "), fontsize=9, color=page.INK, loc="left", pad=3)
         _small(axes)
     figure.tight_layout(pad=0.4, w_pad=1.2, h_pad=0.8)
     return figure
@@ -153,3 +161,9 @@ def _name(axes: Any, several: Mapping[str, Any]) -> None:
 
 def _top(values: np.ndarray) -> float:
     return float(np.max(values[np.isfinite(values)], initial=0.0))
+
+
+def _rank(name: str) -> int:
+    """Returns the place of a figure among the small charts."""
+    order = (*_FIRST, "", *_LAST)
+    return order.index(name if name in order else "")

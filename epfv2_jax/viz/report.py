@@ -142,10 +142,11 @@ def _key_figures(result: EvaluationResult) -> str:
     m, errors = result.metrics, result.errors
     figures = {"MPJPE, cm": tables.number(m["mpjpe_cm"])}
     for percent in tables.PERCENTILES:
-        figures[f"of {percent} % of the frames at most, cm"] = tables.number(errors.percentile(percent), 1)
+        name = "median of the frames" if percent == 50 else f"{percent}th percentile"
+        figures[f"{name}, cm"] = tables.number(errors.percentile(percent), 1)
     figures["MPJVE, cm per 1/30 s"] = tables.number(m["mpjve_cm"])
     if "inside_90" in m:
-        figures["of errors in the 90 % ellipsoids"] = f"{100 * m['inside_90']:.0f} %"
+        figures["of the errors in 90 % ellipsoids"] = f"{100 * m['inside_90']:.0f} %"
     figures["frames"] = f"{m['frames']:,.0f}"
     return page.key_figures(figures)
 
@@ -194,9 +195,10 @@ def _uncertainty(result: EvaluationResult) -> str:
 
 
 def _training(subject: Subject) -> str:
-    if not subject.curves:
+    figure = charts.training(subject.curves)
+    if figure is None:
         return ""
-    chart = page.chart(charts.training(subject.curves), "Figures of the training over its steps")
+    chart = page.chart(figure, "Figures of the training over its steps")
     text = (
         "By step: means over the steps between two lines of metrics.jsonl. The largest 3 % of the values are cut off."
     )

@@ -122,7 +122,8 @@ def test_models_side_by_side(folder, capsys):
     assert share["blind"] == share["lstm"] == share["full"] > 0
     assert "scored without images" in printed and (folder / "out" / "compare.md").read_text() in printed
     page = (folder / "out" / "index.html").read_text()
-    assert len(re.findall("data:image/jpeg", page)) == len(list((folder / "out").glob("*.png"))) == 1
+    assert len(re.findall("data:image/webp", page)) == 1 and "scored without images" in page
+    assert "python -m epfv2_jax.compare --runs" in page and "2 sequences, 8 frames of 4 views of 16x16" in page
 
 
 def test_bodies_with_other_joints_are_compared_by_name(folder, capsys):
