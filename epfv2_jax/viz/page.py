@@ -126,10 +126,10 @@ def chart(figure: Any, alt: str, css: str = "") -> str:
     return _image("svg+xml", plots.to_svg(figure), alt, css)
 
 
-def dots() -> str:
-    """Returns the HTML of the legend of all pictures of poses."""
-    named = ((poses.PREDICTION_COLOR, "prediction"), (poses.TRUTH_COLOR, "truth"))
-    return " &nbsp; ".join(f'<span style="color:{color}">&#9679;</span> {words}' for color, words in named)
+def dots(prediction: str | None = "prediction", truth: str = "truth") -> str:
+    """Returns the HTML of the legend of pictures of poses: what each of the two colours is; None: there is none."""
+    named = ((poses.PREDICTION_COLOR, prediction), (poses.TRUTH_COLOR, truth))
+    return " &nbsp; ".join(f'<span style="color:{color}">&#9679;</span> {words}' for color, words in named if words)
 
 
 def joint_label(name: str) -> str:
