@@ -117,8 +117,8 @@ def _legend(labels: _Labels | None) -> str:
     names = ("labels", "joints of the data") if labels is not None else (None, "joints of the data")
     return (
         f"<p>{page.dots(*names)}. Without any joint the rest pose below the headset is drawn: an upright wearer should "
-        f"look like it. Floor grid {pose3d.GRID_M} m. Skeletons are drawn wherever the lens sees them, hidden body parts "
-        "included.</p>"
+        f"look like it. Floor grid {pose3d.GRID_M} m. Skeletons are drawn wherever the lens sees them, hidden body "
+        "parts included.</p>"
     )
 
 
@@ -142,7 +142,7 @@ def _rig(checked: Validated) -> str:
     ]
     table = page.table((*rigs.HEAD, "frames with an image", "joints in the image"), rows)
     chart = page.chart(rigs.draw(rig, layout), "The cameras from above and from the left", "half")
-    return f"<p>Cameras of {html.escape(checked.sequence)}, in headset axes:</p>{page.row(table, chart)}"
+    return f"<p>Cameras of {html.escape(checked.sequence)}, in headset axes:</p>{table}{chart}"
 
 
 def _in_view(run: records.FrameRun) -> np.ndarray:

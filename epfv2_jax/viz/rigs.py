@@ -24,7 +24,7 @@ def rows(rig: Rig, layout: RigLayout) -> list[tuple[str, ...]]:
         width, height = np.asarray(rig.cameras.size_px)[v]
         lens_deg = np.rad2deg(float(np.asarray(rig.cameras.max_angle_rad)[v]))
         place = ", ".join(f"{value:.1f}" for value in places_cm[v])
-        direction = f"{yaw:.0f}, {pitch:.0f}"
+        direction = f"{round(yaw)}, {round(pitch)}"
         lens = f"{focal.mean():.1f}", f"{width:.0f}x{height:.0f}", f"{lens_deg:.0f}"
         found.append((name.replace("_", " "), place, direction, *lens))
     return found
@@ -34,26 +34,21 @@ def draw(rig: Rig, layout: RigLayout) -> Any:
     """Returns a matplotlib figure: the cameras and where they look, from above and from the wearer's left."""
     places_cm, axes_of = _placed(rig)
     figure = plots.figure(6.4, 3.4)
-    # (title, horizontal and vertical axis as (index, sign), their names)
-    left, up, forward = 0, 1, 2
-    sides = (
-        ("from above", (left, -1), (forward, 1), "right, cm", "forward, cm"),
-        ("from the wearer's left", (forward, -1), (up, 1), "backward, cm", "up, cm"),
-    )
-    for i, (title, (a, sign_a), (b, sign_b), xlabel, ylabel) in enumerate(sides):
+    left, up, forward = (0, "left, cm"), (1, "up, cm"), (2, "forward, cm")
+    for i, (title, (a, xlabel), (b, ylabel)) in enumerate(
+        (("from above", left, forward), ("from the wearer's left", forward, up))
+    ):
         axes = figure.add_subplot(1, 2, i + 1)
         axes.plot([0], [0], "+", color=page.MUTED, markersize=12)
-        points, tips = (
-            np.stack([sign_a * x[:, a], sign_b * x[:, b]], axis=-1)
-            for x in (places_cm, places_cm + _ARROW_CM * axes_of)
-        )
+        points, tips = (x[:, [a, b]] for x in (places_cm, places_cm + _ARROW_CM * axes_of))
         for v, name in enumerate(layout.view_names):
             color = charts.COLORS[v % len(charts.COLORS)]
             axes.annotate("", tips[v], points[v], arrowprops={"arrowstyle": "-|>", "color": color, "lw": 1.6})
             axes.plot(*points[v], "o", color=color, markersize=6, label=name.replace("_", " "))
         shown = np.concatenate([points, tips, [[0.0, 0.0]]])
-        middle, half = (shown.min(0) + shown.max(0)) / 2, 0.6 * np.ptp(shown, axis=0).max() + 0.5
-        axes.set(xlim=(middle[0] - half, middle[0] + half), ylim=(middle[1] - half, middle[1] + half), aspect="equal")
+        (x, y), half = (shown.min(0) + shown.max(0)) / 2, 0.6 * np.ptp(shown, axis=0).max() + 0.5
+        # The wearer's left, and the front of a wearer who is seen from the left, are on the left.
+        axes.set(xlim=(x + half, x - half), ylim=(y - half, y + half), aspect="equal")
         axes.set_title(title, fontsize=9, color=page.INK)
         axes.set_xlabel(xlabel, fontsize=8)
         axes.set_ylabel(ylabel, fontsize=8)
