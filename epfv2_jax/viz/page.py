@@ -23,7 +23,7 @@ h1 { font-size: 26px; margin-bottom: 4px; } h2 { font-size: 19px; margin-top: 36
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: 5px 14px; text-align: right; border-bottom: 1px solid #e3e6ea; }
 th:first-child, td:first-child { text-align: left; } th { color: #6b7480; font-weight: 600; }
-td:first-child { white-space: nowrap; } .scroll { overflow-x: auto; }
+td { white-space: nowrap; } .scroll { overflow-x: auto; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 18px; } dt { color: #6b7480; } dd { margin: 0;
   overflow-wrap: anywhere; }
 code, pre { font: 13px/1.45 ui-monospace, monospace; background: #f4f5f7; border-radius: 4px; padding: 1px 5px; }
