@@ -1,5 +1,6 @@
 """Progress bars: tqdm's on a terminal, whole lines now and then in a log file."""
 
+import re
 import sys
 from typing import Any, TextIO
 
@@ -7,6 +8,8 @@ import tqdm
 
 #: Seconds between two lines in a log.
 LOG_INTERVAL_S = 30.0
+
+_TIMES = re.compile(r"\[[^,\]]*,[^,\]]*")  # elapsed time, time left and rate, as tqdm writes them
 
 
 def bar(*args: Any, log_interval_s: float | None = None, **options: Any) -> tqdm.tqdm:
@@ -30,9 +33,10 @@ class _Lines:
 
     def write(self, text: str) -> None:
         line = text.replace("\x1b[A", "").strip("\r\n ")
-        if line and line != self._last:  # a bar that ends is drawn once more
+        figures = _TIMES.sub("", line)
+        if line and figures != self._last:  # a bar that ends is drawn once more
             self._file.write(f"{line}\n")
-            self._last = line
+            self._last = figures
 
     def flush(self) -> None:
         self._file.flush()

@@ -130,7 +130,7 @@ def _draw_clip_errors(axes: Any, example: FrameExample) -> None:
     """Draws the error of each frame of the clip, and marks that of the picture."""
     t, err_cm = example.frame, example.clip_err_cm
     axes.plot(err_cm, color=page.MUTED, linewidth=1.2)
-    axes.plot([t], [err_cm[t]], "o", color=page.INK, markersize=5)
+    axes.plot([t], [err_cm[t]], "o", color=page.INK, markersize=5, clip_on=False)
     axes.set(xlim=(0, len(err_cm) - 1), ylim=(0, None))
     axes.tick_params(labelsize=8)
     axes.set_xlabel("frame of the clip", fontsize=9)
