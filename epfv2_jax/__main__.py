@@ -17,6 +17,7 @@ COMMANDS = {
     "synthesize": "Makes synthetic sequences",
     "convert": "Converts raw data, such as the EgoBody3M zips, to records",
     "validate": "Checks raw data or records, and names what is wrong",
+    "preview": "Draws a page of raw data, records or labels",
     "calibrate": "Fits the cameras of every sequence and prints how well",
     "import_weights": "Imports released weights",
     "package": "Packages a checkpoint for sharing",

@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> None:
 
     multihost.join(distributed=False)
     compile_cache.enable()
-    print(summary.of_comparison(auto_label.auto_label(config), config.comparison))
+    print(summary.of_auto_labelling(config, auto_label.auto_label(config)))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> None:
 
     compile_cache.enable()
     output = files.locate(args.out or checkpoints.run_directory(args.runs[0]) / "comparison")
-    found = compare.compare(args.runs, args.data, output, args.split)
+    found = compare.compare(compare.named(args.runs), args.data, output, args.split)
     print(comparison.as_markdown(found))
     print(f"numbers: {output / 'compare.json'}   tables: {output / 'compare.md'}   pictures: {output / 'index.html'}")
 

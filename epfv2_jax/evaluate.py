@@ -1,7 +1,7 @@
 """Scores a checkpoint: python -m epfv2_jax.evaluate --checkpoint runs/NAME --data DIR [--split SPLIT] [--out DIR]
 
 Prints the paper's metrics beside those of the mean pose, of the same checkpoint without any image, and with each view
-alone; writes metrics.json, pictures and a report.
+alone; writes metrics.json and a report with pictures (docs/reports.md).
 """
 
 import argparse

@@ -1,8 +1,10 @@
 """Checks of whole sequences, in any format: their files, and what cameras, poses and joints say about one another."""
 
+import collections
 import dataclasses
+import functools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 import numpy as np
 
@@ -11,7 +13,7 @@ from epfv2_jax.core.findings import Finding
 from epfv2_jax.data import records
 from epfv2_jax.data.conversion.config import ConversionConfig
 from epfv2_jax.data.readers import READERS
-from epfv2_jax.data.readers.base import SPLITS, Reader, ReadReport
+from epfv2_jax.data.readers.base import SPLITS, ReadReport
 from epfv2_jax.geometry import plausibility
 from epfv2_jax.geometry.layout import RigLayout
 from epfv2_jax.geometry.skeleton import Skeleton
@@ -37,6 +39,18 @@ class Motion:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Sequence:
+    """A sequence of raw data or of records, not read yet."""
+
+    name: str
+    split: str
+    skeleton: Skeleton
+    layout: RigLayout
+    num_frames: int | None  # None: not known before it is read
+    runs: Callable[[ReadReport], Iterable[records.FrameRun]]  # reads it and fills in the report
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Validated:
     """What the checks of one sequence found."""
 
@@ -53,7 +67,7 @@ class Validated:
         return any(finding.verdict == "error" for finding in self.findings)
 
 
-def findings(motions: Sequence[Motion], rig: Rig, skeleton: Skeleton, layout: RigLayout) -> Iterator[Finding]:
+def findings(motions: Collection[Motion], rig: Rig, skeleton: Skeleton, layout: RigLayout) -> Iterator[Finding]:
     """Yields what the checks of `geometry.plausibility` found in a sequence; its images are upright.
 
     Args:
@@ -74,32 +88,78 @@ def findings(motions: Sequence[Motion], rig: Rig, skeleton: Skeleton, layout: Ri
     yield from plausibility.views(rig.cameras, rig.T_cam_headset, joints_headset_m, joint_valid, layout)
 
 
-def validate(path: str | os.PathLike, reader: str | None, max_frames: int) -> Iterator[Validated]:
-    """Yields what the checks of each sequence at `path` found.
+def open_sequences(path: str | os.PathLike, reader: str | None) -> Iterator[Sequence]:
+    """Yields the sequences at `path`; raw images are read at `IMAGE_SIZE_HW`.
 
     Args:
       path: raw data, or a folder of records (one split, or all).
       reader: a key of `READERS`; None: found from the files.
-      max_frames: most frames of a sequence of which poses, joints and images are read; its tables are checked whole.
 
     Raises:
       ValueError: there are no sequences, or no such reader.
     """
     folders = [] if reader else _folders_of_records(path)
     for folder in folders:
-        split = records.open_records(folder)
-        for name in dict.fromkeys(entry.sequence for entry in split.entries):
-            runs = (split[i] for i, entry in enumerate(split.entries) if entry.sequence == name)
-            yield _validated(split, (name, split.manifest.split), runs, ReadReport(), max_frames)
+        split, indices = records.open_records(folder), collections.defaultdict(list)
+        for i, entry in enumerate(split.entries):
+            indices[entry.sequence].append(i)
+        for name, chosen in indices.items():
+            yield Sequence(
+                name=name,
+                split=split.manifest.split,
+                skeleton=split.skeleton,
+                layout=split.layout,
+                num_frames=sum(split.entries[i].num_frames for i in chosen),
+                runs=lambda report, split=split, chosen=chosen: map(split.__getitem__, chosen),
+            )
     if not folders:
         name = reader or _format(path)
         checks.one_of(READERS, reader=name)
         data = READERS[name](path)
         config = ConversionConfig(reader=name, image_size_hw=IMAGE_SIZE_HW, doubtful="keep")
         for source in data.find_sequences():
-            report = ReadReport()
-            runs = data.read(source, config, report)
-            yield _validated(data, (source.sequence, source.split), runs, report, max_frames)
+            yield Sequence(
+                name=source.sequence,
+                split=source.split,
+                skeleton=data.skeleton,
+                layout=data.layout,
+                num_frames=None,
+                runs=functools.partial(data.read, source, config),
+            )
+
+
+def validate(path: str | os.PathLike, reader: str | None, max_frames: int) -> Iterator[Validated]:
+    """Yields what the checks of each sequence at `path` found; see `open_sequences` and `check`."""
+    for sequence in open_sequences(path, reader):
+        yield check(sequence, max_frames)
+
+
+def check(sequence: Sequence, max_frames: int) -> Validated:
+    """Returns what the checks of a sequence found.
+
+    Args:
+      sequence: from `open_sequences`.
+      max_frames: most frames of which poses, joints and images are read; the tables of raw data are checked whole.
+    """
+    report, read, told = ReadReport(), [], []
+    try:
+        for run in sequence.runs(report):
+            read.append(run)
+            if sum(run.num_frames for run in read) >= max_frames:
+                break
+    except ValueError as error:
+        told = [] if _is_known(error, report) else [_unreadable(error)]
+    told = [*report.findings, *told, *_left_out(report, read, sequence.layout)]
+    if read:
+        told += findings([Motion.of(run) for run in read], read[0].rig, sequence.skeleton, sequence.layout)
+    return Validated(
+        sequence=sequence.name,
+        split=sequence.split,
+        findings=tuple(told),
+        runs=tuple(read),
+        skeleton=sequence.skeleton,
+        layout=sequence.layout,
+    )
 
 
 def _folders_of_records(path: str | os.PathLike) -> list[os.PathLike]:
@@ -116,36 +176,6 @@ def _format(path: str | os.PathLike) -> str:
     return "egobody3m" if any(any(place.glob("*.metadata.zip")) for place in places) else "recording"
 
 
-def _validated(
-    data: Reader | records.Records,
-    name: tuple[str, str],
-    runs: Iterable[records.FrameRun],
-    report: ReadReport,
-    max_frames: int,
-) -> Validated:
-    """Returns what was found in a sequence of this name and split; reading its `runs` fills in the report."""
-    read: list[records.FrameRun] = []
-    told: list[Finding] = []
-    try:
-        for run in runs:
-            read.append(run)
-            if sum(run.num_frames for run in read) >= max_frames:
-                break
-    except ValueError as error:
-        told = [] if _is_known(error, report) else [_unreadable(error)]
-    told = [*report.findings, *told, *_left_out(report, read, data)]
-    if read:
-        told += findings([Motion.of(run) for run in read], read[0].rig, data.skeleton, data.layout)
-    return Validated(
-        sequence=name[0],
-        split=name[1],
-        findings=tuple(told),
-        runs=tuple(read),
-        skeleton=data.skeleton,
-        layout=data.layout,
-    )
-
-
 def _is_known(error: ValueError, report: ReadReport) -> bool:
     return any(finding.problem == str(error) for finding in report.findings)
 
@@ -154,12 +184,12 @@ def _unreadable(error: ValueError) -> Finding:
     return Finding(check="readable", value="no", limit="all files", problem=str(error))
 
 
-def _left_out(report: ReadReport, read: list[records.FrameRun], data: Reader | records.Records) -> Iterator[Finding]:
+def _left_out(report: ReadReport, read: list[records.FrameRun], layout: RigLayout) -> Iterator[Finding]:
     """Yields what the reader left out, and how well it could calibrate the cameras."""
     frames = sum(run.num_frames for run in read)
     for check, bad, of in (
         ("frames", report.quarantined_frames, report.num_frames),
-        ("images", report.bad_views, frames * data.layout.num_views),
+        ("images", report.bad_views, frames * layout.num_views),
     ):
         if of:
             yield Finding(
@@ -171,7 +201,7 @@ def _left_out(report: ReadReport, read: list[records.FrameRun], data: Reader | r
                 else "",
                 is_error=False,
             )
-    for view, camera in zip(data.layout.view_names, report.calibration, strict=False):
+    for view, camera in zip(layout.view_names, report.calibration, strict=False):
         rms = "" if camera.rms_px is None else f", rms {camera.rms_px:.2g} px"
         poor = camera.verdict.startswith("poor")
         yield Finding(

@@ -10,6 +10,7 @@ import numpy as np
 from epfv2_jax import structs
 from epfv2_jax.evaluation import evaluate
 from epfv2_jax.evaluation.evaluate import EvaluationResult, Predict
+from epfv2_jax.evaluation.examples import NOTHING, Keep
 from epfv2_jax.geometry.skeleton import Skeleton
 from epfv2_jax.metrics.visibility import InViewMetrics
 
@@ -34,8 +35,7 @@ def compare(
     contenders: Mapping[str, Contender],
     batches: Iterable[structs.Batch],
     skeleton: Skeleton,
-    keep_worst: int = 0,
-    keep_typical: int = 0,
+    keep: Keep = NOTHING,
 ) -> dict[str, Scores]:
     """Returns the scores of each model by name, all over the same frames and the joints that all models know.
 
@@ -46,23 +46,22 @@ def compare(
       contenders: the models by name.
       batches: host (numpy) batches, clip_id -1 on padding.
       skeleton: of the batches.
-      keep_worst: number of frames with the largest mean error to keep, at most one per clip.
-      keep_typical: number of frames with a mean error near the median to keep, from a sample of the clips.
+      keep: how many frames to keep.
 
     Raises:
       ValueError: no joint is known to all models, or there is no valid frame.
     """
     shared = shared_joints({name: contender.skeleton for name, contender in contenders.items()}, skeleton)
-    tallies = {name: evaluate.Tally(skeleton, keep_worst, keep_typical) for name in contenders}
+    tallies = {name: evaluate.Tally(skeleton, keep) for name in contenders}
     in_view = dict.fromkeys(contenders, InViewMetrics.zeros(skeleton.num_joints))
     for batch in batches:
         batch = batch.replace(targets=batch.targets.replace(joint_valid=batch.targets.joint_valid & shared))
         blind = evaluate.without_images(batch)
         found = {n: by_name(c.predict(batch.frames), c.skeleton, skeleton) for n, c in contenders.items()}
         scored = {name: evaluate.batch_scores(predictions, blind) for name, predictions in found.items()}
-        mean_cm = np.mean([err_cm for _, err_cm in scored.values()], axis=0)
+        mean_cm = np.mean([scores.frame_err_cm for scores in scored.values()], axis=0)
         for name, predictions in found.items():
-            tallies[name].add(predictions, batch, scored[name][0], mean_cm)
+            tallies[name].add(predictions, batch, scored[name], mean_cm)
             sums = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), _in_view(predictions, blind))
             in_view[name] = in_view[name].merge(sums)
     return {

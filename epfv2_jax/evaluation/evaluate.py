@@ -1,10 +1,10 @@
-"""Scores a model on a data set: metrics, those of its baselines, and the worst and typical frames."""
+"""Scores a model on a data set: metrics, those of its baselines, how errors are distributed, and frames to draw."""
 
 import collections
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,17 +13,17 @@ import numpy as np
 from epfv2_jax import structs
 from epfv2_jax.core import checks, linalg, masks, sharding
 from epfv2_jax.data import pipeline, records
-from epfv2_jax.evaluation import examples
-from epfv2_jax.evaluation.examples import FrameExample
+from epfv2_jax.evaluation.distribution import FrameErrors
+from epfv2_jax.evaluation.examples import NOTHING, FrameExample, Keep, Selection
 from epfv2_jax.geometry.layout import RigLayout
 from epfv2_jax.geometry.skeleton import Skeleton
 from epfv2_jax.metrics.pose import PoseMetrics, mean_pose_predictions
 from epfv2_jax.models.base import PoseModel
 
-# Clips from which the typical frames are chosen: a uniform sample, so that memory does not grow with the data set.
-_SAMPLE = 48
 #: Runs a model on the frames of a batch.
 Predict = Callable[[structs.Frames], structs.Predictions]
+#: Passes batches on, and may show how far they are.
+Progress = Callable[[Iterable[structs.Batch]], Iterable[structs.Batch]]
 #: Names of baselines: the mean pose of the training set, and the model without any image.
 MEAN_POSE, VIEWS_HIDDEN = "mean pose", "views hidden"
 
@@ -37,7 +37,7 @@ class EvaluationConfig:
     validation_split: str = "validation"
     validation_clips: int = 64  # at most, in evaluations during training, spread evenly over the split; 0: all
     test_split: str = "test"
-    pictures: int = 8  # worst frames drawn after the final evaluation
+    pictures: int = 8  # worst frames drawn after the final evaluation; half as many near the median, a quarter best
     ablate_views: bool = True  # final evaluation: also without images and with each view alone, V + 1 more passes
     hide_views: bool = False  # score without images, in validation too: for a model that is trained without them
 
@@ -50,38 +50,50 @@ class EvaluationConfig:
 class EvaluationResult:
     """The result of `evaluate`. Lengths in cm."""
 
-    groups: tuple[str, ...]  # metric groups of which a joint was scored, in the order of the table
+    groups: dict[str, tuple[int, ...]]  # the joints of each metric group with a scored joint, in the table's order
     num_joints: int  # of the model
     unscored: tuple[str, ...]  # its joints that are valid in no frame of the data
     metrics: dict[str, float]  # PoseMetrics.summary of the model
     per_joint_cm: dict[str, float]
-    calibration: dict[float, float]  # nominal -> measured share inside the ellipsoid; empty without uncertainty
+    errors: FrameErrors
+    # Nominal -> measured share inside the ellipsoid: of all joints, and of each group. Empty without uncertainty.
+    calibration: dict[float, float]
+    group_calibration: dict[str, dict[float, float]]
     # On the same frames, by name: the mean pose, and the model with hidden views. Empty if they were not asked for.
     baselines: dict[str, dict[str, float]]  # PoseMetrics.summary
     baselines_per_joint_cm: dict[str, dict[str, float]]
     worst: tuple[FrameExample, ...]  # worst first, at most one frame per clip
-    typical: tuple[FrameExample, ...]  # nearest to the median error, from clips that are not in `worst`
+    median: tuple[FrameExample, ...]  # nearest to the median error, from clips that are not in `worst`
+    best: tuple[FrameExample, ...]  # best first, at most one frame per clip
+
+
+class BatchScores(NamedTuple):
+    """What is measured of the predictions for a batch, on the host; -inf where there is no valid joint."""
+
+    sums: PoseMetrics
+    frame_err_cm: np.ndarray  # (B, T) mean over the valid joints
+    joint_err_cm: np.ndarray  # (B, T, J)
 
 
 class Tally:
-    """Collects the metrics of one model and the frames to draw, batch by batch.
+    """Collects the metrics of one model and the frames to draw, batch by batch."""
 
-    `keep_worst` frames with the largest error are kept, at most one per clip, and `keep_typical` with an error near the
-    median, from a sample of the other clips.
-    """
-
-    def __init__(self, skeleton: Skeleton, keep_worst: int = 0, keep_typical: int = 0):
-        self._skeleton, self._keep_worst, self._keep_typical = skeleton, keep_worst, keep_typical
-        self._total = PoseMetrics.zeros(skeleton.num_joints)
-        self._worst, self._sample = [], examples.Sample(_SAMPLE if keep_typical else 0)
+    def __init__(self, skeleton: Skeleton, keep: Keep):
+        self._skeleton, self._selection = skeleton, Selection(keep)
+        self._total, self._errors = PoseMetrics.zeros(skeleton.num_joints), FrameErrors.zeros(skeleton.num_joints)
 
     def add(
-        self, predictions: structs.Predictions, batch: structs.Batch, sums: PoseMetrics, rank_cm: np.ndarray
+        self,
+        predictions: structs.Predictions,
+        batch: structs.Batch,
+        scores: BatchScores,
+        rank_cm: np.ndarray | None = None,
     ) -> None:
-        """Adds the sums over a batch. Frames are chosen by `rank_cm` (B, T), such as the error of `batch_scores`."""
-        self._total = self._total.merge(sums)
-        self._worst = examples.add_worst(self._worst, self._keep_worst, predictions, batch, rank_cm)
-        self._sample.add(predictions, batch, rank_cm)
+        """Adds the scores of a batch. Frames are chosen by `rank_cm` (B, T); None: by their error."""
+        self._total = self._total.merge(scores.sums)
+        self._errors = self._errors.merge(FrameErrors.of(scores.frame_err_cm, scores.joint_err_cm))
+        rank_cm = scores.frame_err_cm if rank_cm is None else rank_cm
+        self._selection.add(predictions, batch, rank_cm, scores.frame_err_cm)
 
     def result(self, baselines: Mapping[str, PoseMetrics] | None = None) -> EvaluationResult:
         """Returns the metrics, beside those of baselines by name.
@@ -93,17 +105,22 @@ class Tally:
             raise ValueError("nothing to evaluate: no batch holds a valid frame; check the split and its manifest")
         baselines, skeleton = baselines or {}, self._skeleton
         scored = self._total.count > 0
+        groups = {name: joints for name, joints in skeleton.metric_groups.items() if scored[list(joints)].any()}
+        by_group = {name: self._total.calibration(joints) for name, joints in groups.items()}
         return EvaluationResult(
-            groups=tuple(name for name, joints in skeleton.metric_groups.items() if scored[list(joints)].any()),
+            groups=groups,
             num_joints=skeleton.num_joints,
             unscored=tuple(name for name, seen in zip(skeleton.joint_names, scored, strict=True) if not seen),
             metrics=self._total.summary(skeleton),
             per_joint_cm=self._total.per_joint_cm(skeleton),
+            errors=self._errors,
             calibration=self._total.calibration(),
+            group_calibration={name: found for name, found in by_group.items() if found},
             baselines={name: sums.summary(skeleton) for name, sums in baselines.items()},
             baselines_per_joint_cm={name: sums.per_joint_cm(skeleton) for name, sums in baselines.items()},
-            worst=tuple(self._worst),
-            typical=self._sample.typical(self._keep_typical, {example.clip_id for example in self._worst}),
+            worst=self._selection.worst,
+            median=self._selection.median,
+            best=self._selection.best,
         )
 
 
@@ -113,10 +130,9 @@ def evaluate(
     skeleton: Skeleton,
     mean_pose_headset_m: np.ndarray | None = None,
     ablations: Mapping[str, np.ndarray] | None = None,
-    keep_worst: int = 0,
-    keep_typical: int = 0,
+    keep: Keep = NOTHING,
 ) -> EvaluationResult:
-    """Returns metrics over all valid frames of `batches`, with the worst and typical frames.
+    """Returns metrics over all valid frames of `batches`, with the worst, median and best frames.
 
     Each frame counts once, however the frames are batched; padded frames and clips do not count. Displacements and
     jerks are computed within clips, so longer clips yield more of them. Batches of one shape compile once; pass a
@@ -128,20 +144,19 @@ def evaluate(
       skeleton: of the joints.
       mean_pose_headset_m: (J, 3) from `metrics.pose.mean_pose` over the training set; None leaves this baseline out.
       ablations: more baselines by name, from `view_ablations`: the views (V,) bool that the model sees in it.
-      keep_worst: number of frames with the largest error to keep, at most one per clip.
-      keep_typical: number of frames with an error near the median to keep, from a sample of the clips.
+      keep: how many frames to keep.
 
     Raises:
       ValueError: there is no valid frame.
     """
-    tally = Tally(skeleton, keep_worst, keep_typical)
+    tally = Tally(skeleton, keep)
     baselines = collections.defaultdict(lambda: PoseMetrics.zeros(skeleton.num_joints))
     for batch in batches:
         predictions = predict_fn(batch.frames)
         blind = without_images(batch)
-        tally.add(predictions, batch, *batch_scores(predictions, blind))
+        tally.add(predictions, batch, batch_scores(predictions, blind))
         for name, others in _baselines(predict_fn, batch, mean_pose_headset_m, ablations or {}):
-            baselines[name] = baselines[name].merge(batch_scores(others, blind)[0])
+            baselines[name] = baselines[name].merge(batch_scores(others, blind).sums)
     return tally.result(baselines)
 
 
@@ -154,13 +169,13 @@ def score(
     mesh: jax.sharding.Mesh | None = None,
     max_clips: int = 0,
     mean_pose_headset_m: np.ndarray | None = None,
-    pictures: int = 0,
+    progress: Progress = lambda batches: batches,
 ) -> EvaluationResult:
     """Returns the evaluation of a model on the clips of `data` (at most `max_clips`, spread evenly; 0: all).
 
     Joints are compared by name: those that the data do not have are not scored. The clips of a batch are spread over
     the devices of `mesh` (None: all devices). All processes of a run call this and get the same result. Without a mean
-    pose there are no baselines; with one, also the model's own as `config` says.
+    pose there are neither baselines nor frames to draw; with one, both as `config` says.
     """
     mesh = sharding.make_mesh(sharding.MeshConfig()) if mesh is None else mesh
     batches = open_batches(data, config, mesh, max_clips, model.skeleton)
@@ -170,12 +185,11 @@ def score(
     ablate = config.ablate_views and not config.hide_views and mean_pose_headset_m is not None
     return evaluate(
         on_mesh(model, variables, mesh),
-        batches,
+        progress(batches),
         model.skeleton,
         mean_pose_headset_m,
         view_ablations(model.layout) if ablate else None,
-        keep_worst=pictures,
-        keep_typical=pictures // 2,
+        keep=NOTHING if mean_pose_headset_m is None else Keep.of(config.pictures),
     )
 
 
@@ -242,17 +256,18 @@ def without_images(batch: structs.Batch) -> structs.Batch:
     return batch.replace(frames=batch.frames.replace(images=None))
 
 
-def batch_scores(predictions: structs.Predictions, batch: structs.Batch) -> tuple[PoseMetrics, np.ndarray]:
-    """Returns on the host the sums over a batch and the error of each frame (B, T), cm; -inf without a valid joint."""
-    sums, err_cm = _scores(predictions, batch)
-    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), sums), np.asarray(err_cm)
+def batch_scores(predictions: structs.Predictions, batch: structs.Batch) -> BatchScores:
+    """Returns what is measured of predictions for a batch; its images are not read."""
+    sums, frame_err_cm, joint_err_cm = _scores(predictions, batch)
+    sums = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), sums)
+    return BatchScores(sums, np.asarray(frame_err_cm), np.asarray(joint_err_cm))
 
 
 @jax.jit
-def _scores(predictions: structs.Predictions, batch: structs.Batch) -> tuple[PoseMetrics, jax.Array]:
+def _scores(predictions: structs.Predictions, batch: structs.Batch) -> tuple[PoseMetrics, jax.Array, jax.Array]:
     sums = PoseMetrics.from_batch(predictions, batch)
     valid = batch.frames.frame_valid[..., None] & batch.targets.joint_valid
     delta = masks.keep(predictions.joints_headset_m, valid) - masks.keep(batch.targets.joints_headset_m, valid)
-    count = valid.sum(-1)
-    err_m = masks.masked_sum(jnp.sqrt(linalg.squared_norm(delta)), valid, axis=-1) / jnp.maximum(count, 1)
-    return sums, jnp.where(count > 0, 100 * err_m, -jnp.inf)
+    count, err_cm = valid.sum(-1), 100 * jnp.sqrt(linalg.squared_norm(delta))
+    frame_err_cm = masks.masked_sum(err_cm, valid, axis=-1) / jnp.maximum(count, 1)
+    return sums, jnp.where(count > 0, frame_err_cm, -jnp.inf), jnp.where(valid, err_cm, -jnp.inf)

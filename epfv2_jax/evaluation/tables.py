@@ -11,6 +11,9 @@ from epfv2_jax.core import checks, files
 from epfv2_jax.core import config as config_lib
 from epfv2_jax.evaluation.evaluate import MEAN_POSE, VIEWS_HIDDEN, EvaluationResult
 
+#: Of the errors of frames, in `metrics.json` and the report.
+PERCENTILES = (50, 90, 99)
+
 
 def columns(groups: Sequence[str]) -> tuple[tuple[str, str], ...]:
     """Returns (heading, key of `PoseMetrics.summary`) of the published table's columns for metric groups, then ours."""
@@ -27,6 +30,7 @@ def write_json(result: EvaluationResult, path: str | os.PathLike, extra: Mapping
         "baselines": result.baselines,
         "per_joint_cm": result.per_joint_cm,
         "baselines_per_joint_cm": result.baselines_per_joint_cm,
+        "frame_percentiles_cm": {str(percent): result.errors.percentile(percent) for percent in PERCENTILES},
         "calibration": [{"nominal": k, "measured": v} for k, v in result.calibration.items()],
         "worst_frames": [{"clip_id": e.clip_id, "frame": e.frame, "err_cm": e.err_cm} for e in result.worst],
     }

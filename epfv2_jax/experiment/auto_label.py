@@ -10,23 +10,27 @@ from epfv2_jax.autolabel import verify, worker
 from epfv2_jax.core import bars, files
 from epfv2_jax.data import labels
 from epfv2_jax.evaluation.evaluate import EvaluationResult
-from epfv2_jax.experiment import data, score, train
+from epfv2_jax.experiment import compare, data, score, train
 from epfv2_jax.experiment.config import AutoLabelConfig, ExperimentConfig
 
 
 def auto_label(config: AutoLabelConfig) -> dict[str, EvaluationResult]:
-    """Returns the scores of the teacher and of each student on the teacher's test split; writes them as JSON."""
+    """Returns the scores of the teacher and of each student on the teacher's test split.
+
+    Writes them as JSON, a report of each, and a page on which all are compared.
+    """
     dataset = config.teacher.dataset
     data.prepare_data(dataset)
     data.prepare_data(config.unlabelled)
     train.train(config.teacher)
     label(config)
-    results = {}
-    for name, trained in {"teacher": config.teacher, **students(config.student)}.items():
+    models, results, output = {"teacher": config.teacher, **students(config.student)}, {}, config.comparison_directory
+    for name, trained in models.items():
         train.train(trained)
-        output = files.locate(config.output_dir) / "evaluation" / name
-        results[name] = score.evaluate(trained.checkpoint_dir, dataset.directory, output)
+        evaluation = files.locate(config.output_dir) / "evaluation" / name
+        results[name] = score.evaluate(trained.checkpoint_dir, dataset.directory, evaluation)
     files.write_json(config.comparison, {name: result.metrics for name, result in results.items()})
+    compare.compare({name: trained.output_dir for name, trained in models.items()}, dataset.directory, output)
     return results
 
 

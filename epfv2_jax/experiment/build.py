@@ -7,6 +7,7 @@ the table of its room.
 import contextlib
 import dataclasses
 import functools
+import math
 import time
 from collections.abc import Callable
 
@@ -88,7 +89,7 @@ def build(
             mesh=mesh,
             stream=stream,
             hooks=(
-                hooks.Log(config.loop.log_every, log, bar),
+                hooks.Log(config.loop.log_every, log, bar, _learning_rate(config)),
                 hooks.Evaluate(config.loop.evaluate_every, score, writer, log, bar, goodput),
                 hooks.Save(config.loop.checkpoint_every, writer, goodput),
                 profile,
@@ -181,6 +182,11 @@ def initial_state(config: ExperimentConfig, trainable: Trainable) -> state_lib.T
     return state
 
 
+def _learning_rate(config: ExperimentConfig) -> Callable[[int], jax.Array]:
+    """The learning rate of an update, by the number of updates before it."""
+    return optim.learning_rate_schedule(config.optimizer, config.step.steps)
+
+
 def _validate(
     model: PoseModel,
     validation: records.Records,
@@ -196,5 +202,6 @@ def _open_logs(config: ExperimentConfig, start: int, stack: contextlib.ExitStack
     """The log and the progress bar of a run; only the first process writes."""
     main = multihost.is_first()
     log = RunLog(config.output_dir, start, config.loop.tensorboard and main, active=main)
-    bar = bars.bar(total=config.step.steps, initial=start, desc="train", unit="step", disable=not main)
+    options = {"desc": "train", "unit": "step", "disable": not main, "log_interval_s": math.inf}  # `Log` shows figures
+    bar = bars.bar(total=config.step.steps, initial=start, **options)
     return stack.enter_context(contextlib.closing(log)), stack.enter_context(bar)

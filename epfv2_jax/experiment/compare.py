@@ -2,6 +2,7 @@
 
 import functools
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -16,6 +17,7 @@ from epfv2_jax.evaluation import compare as compare_lib
 from epfv2_jax.evaluation import comparison as comparison_lib
 from epfv2_jax.evaluation import evaluate, tables
 from epfv2_jax.evaluation.comparison import ComparedModel, Comparison, Cost
+from epfv2_jax.evaluation.examples import Keep
 from epfv2_jax.experiment import config as config_lib
 from epfv2_jax.experiment import data as data_lib
 from epfv2_jax.experiment import score
@@ -24,27 +26,31 @@ from epfv2_jax.inference.predictor import Predictor
 from epfv2_jax.models.base import PoseModel
 from epfv2_jax.profiling import cost
 from epfv2_jax.viz import comparison as page
+from epfv2_jax.viz import report
 
 
 def compare(
-    runs: Sequence[str], data_directory: str | os.PathLike, output: str | os.PathLike, split: str | None = None
+    runs: Mapping[str, str | os.PathLike],
+    data_directory: str | os.PathLike,
+    output: str | os.PathLike,
+    split: str | None = None,
 ) -> Comparison:
     """Returns the scores and costs of several checkpoints; writes compare.json, compare.md and index.html to `output`.
 
     Clips and the number of pictures are as the recipe of the first run says, for all. A model that was trained without
-    images is scored without them.
+    images is scored without them. Shows a progress bar.
 
     Args:
-      runs: directories of runs.
+      runs: their directories by name, such as `named` returns.
       data_directory: of the records.
       output: directory; is made.
       split: of the records; None: the test split of the first run's recipe.
 
     Raises:
-      ValueError: a run holds no checkpoint or is given twice, there is no such split, a model was trained on other
-        views or images of another size, or no joint is common to all.
+      ValueError: a run holds no checkpoint, there is no such split, a model was trained on other views or images of
+        another size, or no joint is common to all.
     """
-    trained = {name: checkpoints.load(run) for name, run in _names(runs).items()}
+    trained = {name: checkpoints.load(run) for name, run in runs.items()}
     configs = {name: config_lib.parse(found.about.experiment) for name, found in trained.items()}
     first = next(iter(configs.values())).evaluation
     split = split or first.test_split
@@ -56,10 +62,9 @@ def compare(
     mesh = sharding.make_mesh(sharding.MeshConfig())
     scores = compare_lib.compare(
         {name: _contender(found, mesh, hidden[name]) for name, found in trained.items()},
-        evaluate.open_batches(data, first, mesh),
+        score.shown(evaluate.open_batches(data, first, mesh), data),
         data.skeleton,
-        keep_worst=first.pictures,
-        keep_typical=first.pictures // 2,
+        keep=Keep.of(first.pictures),
     )
     costs = _costs(trained, data, first.clip_frames)
     shared = compare_lib.shared_joints({name: found.about.skeleton for name, found in trained.items()}, data.skeleton)
@@ -74,27 +79,26 @@ def compare(
             ComparedModel(
                 name=name,
                 run=os.fspath(run),
-                note=_note(trained[name], hidden[name]),
+                note=score.describe(trained[name], hidden[name]),
                 scores=scores[name],
                 cost=costs[name],
             )
-            for name, run in _names(runs).items()
+            for name, run in runs.items()
         ),
     )
     _write(comparison, data, first.clip_frames, files.locate(output))
     return comparison
 
 
-def _names(runs: Sequence[str]) -> dict[str, str]:
-    """Returns the runs by name: the last part of the directory, or all of it where two would have the same name."""
+def named(runs: Sequence[str]) -> dict[str, str]:
+    """Returns runs by name: the last part of the directory, or all of it where two would have the same name.
+
+    Raises:
+      ValueError: a run is given twice.
+    """
     checks.equal("--runs: number of different directories", len(set(runs)), len(runs))
     short = [checkpoints.run_directory(run).name for run in runs]
     return {name if short.count(name) == 1 else run: run for name, run in zip(short, runs, strict=True)}
-
-
-def _note(trained: Trained, hidden: bool) -> str:
-    without = ", scored without images" if hidden else ""
-    return f"{trained.model.config.kind}, {trained.kind} checkpoint, step {trained.step}{without}"
 
 
 def _contender(trained: Trained, mesh: jax.sharding.Mesh, hidden: bool) -> compare_lib.Contender:
@@ -133,5 +137,19 @@ def _flops(model: PoseModel, variables: dict, frames: structs.Frames) -> float:
 def _write(comparison: Comparison, data: records.Records, clip_frames: int, output: epath.Path) -> None:
     tables.write_strict_json(comparison_lib.to_json(comparison), output / "compare.json")
     files.write_atomic(output / "compare.md", comparison_lib.as_markdown(comparison).encode())
-    clips = pipeline.build_index(data, clip_frames)
-    page.write_page(output, comparison, data.skeleton, data.layout, clips.describe)
+    directories = {model.name: model.run for model in comparison.models}
+    flags = ["--runs", *directories.values(), "--data", comparison.data, "--split", comparison.split]
+    validations = {name: score.curves(run).get("validation/mpjpe_cm") for name, run in directories.items()}
+    subject = report.Subject(
+        title=comparison_lib.title(comparison),
+        about={
+            **{model.name: model.note for model in comparison.models},
+            "data": score.describe_data(data),
+            "scored": score.now(),
+            "command": f"`{shlex.join(['python', '-m', 'epfv2_jax.compare', *flags])}`",
+        },
+        describe_clip=pipeline.build_index(data, clip_frames).describe,
+        frame_s=data.frame_s,
+        curves={name: curve for name, curve in validations.items() if curve is not None},
+    )
+    page.write_page(output, comparison, data.skeleton, data.layout, subject)

@@ -96,6 +96,11 @@ class AutoLabelConfig:
         """The file with the scores of teacher and students."""
         return files.locate(self.output_dir) / "comparison.json"
 
+    @property
+    def comparison_directory(self) -> epath.Path:
+        """Where teacher and students are compared on one page."""
+        return files.locate(self.output_dir) / "comparison"
+
 
 #: What may differ from the checkpoint that a run resumes from: where, how and how long it runs, not what is learned.
 CHANGEABLE = (

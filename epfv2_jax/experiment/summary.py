@@ -5,7 +5,7 @@ from etils import epath
 from epfv2_jax.core import files
 from epfv2_jax.evaluation import tables
 from epfv2_jax.evaluation.evaluate import EvaluationResult
-from epfv2_jax.experiment.config import ExperimentConfig
+from epfv2_jax.experiment.config import AutoLabelConfig, ExperimentConfig
 from epfv2_jax.profiling import goodput
 
 
@@ -21,9 +21,11 @@ def of_evaluation(result: EvaluationResult, output: epath.Path) -> str:
     return f"{tables.format_table(result)}\n{_files(output)}"
 
 
-def of_comparison(results: dict[str, EvaluationResult], path: epath.Path) -> str:
-    """Returns the scores of several models by name, and where the numbers are."""
-    return "\n".join([*(tables.format_table(result, name) for name, result in results.items()), f"numbers: {path}"])
+def of_auto_labelling(config: AutoLabelConfig, results: dict[str, EvaluationResult]) -> str:
+    """Returns the scores of teacher and students by name, and where the files are."""
+    scores = [tables.format_table(result, name) for name, result in results.items()]
+    page = config.comparison_directory / "index.html"
+    return "\n".join([*scores, f"numbers: {config.comparison}   pictures: {page}"])
 
 
 def _files(output: epath.Path) -> str:

@@ -14,7 +14,7 @@ literature does not fix them):
 * Calibration: share of the errors inside the ellipsoids that the predicted Student-t holds with a given probability.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import chex
 import jax
@@ -144,12 +144,16 @@ class PoseMetrics(struct.PyTreeNode):
         sums, counts = np.asarray(self.error_sum), np.asarray(self.count)
         return {name: 100 * _ratio(sums[j], counts[j]) for j, name in enumerate(skeleton.joint_names)}
 
-    def calibration(self) -> dict[float, float]:
-        """Returns the share of errors inside each ellipsoid of `CALIBRATION_LEVELS`; empty without a distribution."""
-        if not np.sum(self.distribution_count):
+    def calibration(self, joints: Sequence[int] | None = None) -> dict[float, float]:
+        """Returns the share of errors inside each ellipsoid of `CALIBRATION_LEVELS`; empty without a distribution.
+
+        `joints`: only of these; None: of all.
+        """
+        rows = slice(None) if joints is None else list(joints)
+        count, inside = np.asarray(self.distribution_count)[rows], np.asarray(self.inside_count)[:, rows]
+        if not count.sum():
             return {}
-        inside = np.asarray(self.inside_count)
-        return {level: _ratio(inside[i], self.distribution_count) for i, level in enumerate(CALIBRATION_LEVELS)}
+        return {level: _ratio(inside[i], count) for i, level in enumerate(CALIBRATION_LEVELS)}
 
 
 def ellipsoid_radius(level: float, degrees_of_freedom: float) -> float:

@@ -109,11 +109,12 @@ class Meter:
 
 @dataclasses.dataclass(frozen=True)
 class Log:
-    """Writes the means since the last line to metrics.jsonl and beside the progress bar."""
+    """Writes the means since the last line, and the learning rate of the last update, to the log and beside the bar."""
 
     every: int
     log: RunLog
     bar: tqdm.tqdm
+    learning_rate: Callable[[int], Any]  # of an update, by the number of updates before it
 
     def due(self, moment: Moment) -> bool:
         return moment.every(self.every)
@@ -125,6 +126,8 @@ class Log:
                 "nothing to learn; check joint_valid in the training split's records"
             )
         values = metrics.take()
+        updates = moment.step - values["skipped"]  # a skipped step does not advance the schedule
+        values["learning_rate"] = float(self.learning_rate(max(updates - 1, 0)))
         self.log.scalars(moment.step, values)
         self.bar.set_postfix(loss=f"{values['loss']:.3f}", wait=f"{values['data_wait_share']:.1%}")
 

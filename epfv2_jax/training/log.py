@@ -1,5 +1,7 @@
 """The logs of a run: metrics as JSON lines, optionally TensorBoard, and the list of skipped steps."""
 
+import dataclasses
+import math
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -40,13 +42,13 @@ class RunLog:
         return self._directory / _NAMES[1]
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Writes one line of metrics."""
+        """Writes one line of metrics. TensorBoard groups names by their part before "/": those without are `train/`."""
         if not self._active:
             return
         self._metrics.append({"step": step, **values})
         if self._writer is not None:
             for name, value in values.items():
-                self._writer.add_scalar(name, value, step)
+                self._writer.add_scalar(name if "/" in name else f"train/{name}", value, step)
 
     def skipped(self, step: int, clips: list[str]) -> None:
         """Writes one line for a skipped step, with the clips of its batch."""
@@ -62,15 +64,38 @@ class RunLog:
             self._skipped.close()
 
 
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """The values of a figure by the step."""
+
+    steps: list[int]
+    values: list[float]
+
+
+def read_curves(directory: str | os.PathLike) -> dict[str, Curve]:
+    """Returns the figures in a run's `metrics.jsonl` by name, those of validations as `validation/NAME`.
+
+    Empty where there is no such file. Values that are not finite are left out; so are damaged lines, with a warning.
+    """
+    curves: dict[str, Curve] = {}
+    for _, line in files.read_json_lines(files.locate(directory) / _NAMES[0], _checked):
+        for name, value in line.items():
+            if name != "step" and isinstance(value, int | float) and math.isfinite(value):
+                curve = curves.setdefault(name, Curve([], []))
+                curve.steps.append(line["step"])
+                curve.values.append(value)
+    return curves
+
+
 def _drop_after(path: epath.Path, step: int) -> None:
     if path.exists():
-        kept = [line + b"\n" for line, of in files.read_json_lines(path, _step) if of <= step]
+        kept = [line + b"\n" for line, content in files.read_json_lines(path, _checked) if content["step"] <= step]
         files.write_atomic(path, b"".join(kept))
 
 
-def _step(line: Any) -> int:
-    """Returns the step of a line, or raises ValueError."""
+def _checked(line: Any) -> dict[str, Any]:
+    """Returns a line that states its step, or raises ValueError."""
     checks.instance("line", line, dict, "a JSON object")
     checks.instance("step", line.get("step"), int, "an integer")
     checks.at_least(0, step=line["step"])
-    return line["step"]
+    return line

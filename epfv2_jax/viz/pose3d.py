@@ -56,8 +56,9 @@ def draw_pose(
         return (points_headset_m @ T_facing_headset[:3, :3].T + T_facing_headset[:3, 3]) @ basis.T
 
     drawn = [(pose, seen(pose.joints_headset_m)) for pose in (poses.truth(example), poses.prediction(example))]
-    (truth, true_joints), (_, joints) = drawn
-    standing = (true_joints[truth.present] @ basis).mean(0) * [1.0, 0.0, 1.0]  # below the body
+    joints = drawn[1][1]
+    shown = next((points[pose.present] for pose, points in drawn if pose.present.any()), np.zeros((1, 3)))
+    standing = (shown @ basis).mean(0) * [1.0, 0.0, 1.0]  # below the body
     grid = (_grid_lines() + standing[None, None]) @ basis.T
     axes.add_collection(collections.LineCollection(list(grid[..., :2]), colors="#c9ced6", linewidths=0.8, zorder=0))
 

@@ -1,9 +1,10 @@
-"""Writes the report of an evaluation: a picture of each interesting frame, and one HTML page that stands alone."""
+"""Writes the report of an evaluation: one HTML page that stands alone."""
 
+import dataclasses
 import html
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,54 +16,48 @@ from epfv2_jax.evaluation.evaluate import VIEWS_HIDDEN, EvaluationResult
 from epfv2_jax.evaluation.examples import FrameExample
 from epfv2_jax.geometry.layout import RigLayout
 from epfv2_jax.geometry.skeleton import Skeleton
-from epfv2_jax.viz import ellipsoids, overlays, page, plots, pose3d, poses
+from epfv2_jax.training.log import Curve
+from epfv2_jax.viz import charts, ellipsoids, overlays, page, plots, pose3d, poses
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What a report is about, in words."""
+
+    title: str = "Evaluation"
+    about: Mapping[str, str] = dataclasses.field(default_factory=dict)  # below the title; `code` in backquotes
+    describe_clip: Callable[[int], str] = "clip {}".format  # names a clip by its id
+    frame_s: float | None = None  # nominal time from one frame to the next; None: not known
+    curves: Mapping[str, Curve] = dataclasses.field(default_factory=dict)  # of the training, by name
+    configuration: str = ""  # of the run
 
 
 def write_report(
-    directory: str | os.PathLike,
-    result: EvaluationResult,
-    skeleton: Skeleton,
-    layout: RigLayout,
-    title: str = "Evaluation",
-    note: str = "",
-    describe_clip: Callable[[int], str] = "clip {}".format,
+    directory: str | os.PathLike, result: EvaluationResult, skeleton: Skeleton, layout: RigLayout, subject: Subject
 ) -> epath.Path:
-    """Returns the path of `index.html` in `directory`, after writing it and PNGs of the frames and the calibration.
-
-    The page embeds its pictures. Worst frames come first, then the typical ones, then the tables.
+    """Returns the path of `index.html` in `directory`, which is made, after writing the page there.
 
     Args:
-      directory: is made; PNGs of an earlier report in it are removed.
+      directory: for the page.
       result: of the evaluation.
       skeleton: of the joints; says which are connected and names them.
       layout: of the cameras; names the views.
-      title: of the page.
-      note: below the title.
-      describe_clip: names a clip by its id, for the headings of the pictures.
+      subject: what the page says of the run.
     """
     directory = files.locate(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    for old in directory.glob("*_clip*.png"):
-        old.unlink()
-    sections = [f"<h1>{html.escape(title)}</h1>", f"<p>{html.escape(note)}</p>" if note else ""]
-    sections.append(_summary_table(result))
-    for name, heading, examples in (
-        ("worst", "Worst frames", result.worst),
-        ("typical", "Typical frames", result.typical),
-    ):
-        if not examples:
-            continue
-        sections.append(f"<h2>{heading}</h2>{_legend(result)}")
-        for i, example in enumerate(examples):
-            path = directory / f"{name}{i:02d}_clip{example.clip_id}_frame{example.frame}.png"
-            picture = page.write_png(draw_frame(example, skeleton, layout, describe_clip), path)
-            where = f"{describe_clip(example.clip_id)}, frame {example.frame} of the clip"
-            alt = f"{heading}, number {i + 1}: {where}, {example.err_cm:.1f} cm"
-            sections.append(page.embed(picture, alt))
-    if result.calibration:
-        sections.append(_uncertainty(result, directory))
-    sections.append(f"<h2>Error of each joint</h2>{_joint_table(result)}")
-    return page.write(directory / "index.html", title, sections)
+    sections = [
+        page.heading(subject.title, subject.about),
+        _key_figures(result),
+        _summary_table(result),
+        _frames(result, skeleton, layout, subject),
+        _errors(result, subject),
+        f"<h2>Error of each joint</h2>{_joint_table(result)}",
+        _uncertainty(result),
+        _training(subject),
+        page.details("Configuration of the run", subject.configuration) if subject.configuration else "",
+    ]
+    return page.write(directory / "index.html", subject.title, sections)
 
 
 def draw_frame(
@@ -71,13 +66,16 @@ def draw_frame(
     layout: RigLayout,
     describe_clip: Callable[[int], str] = "clip {}".format,
 ) -> Any:
-    """Returns a matplotlib figure of a frame: the views with both skeletons, the pose from two sides, joint errors."""
+    """Returns a matplotlib figure of a frame: the views with both skeletons, the pose from two sides, and errors.
+
+    The errors are those of the joints, and those of the frames of the clip over time.
+    """
     V, H, W = example.images.shape
     # Inches, from the top: heading, view names, views, pose and errors.
     margin, gap, width = 0.2, 0.1, 13.0
     view_width = (width - 2 * margin - (V - 1) * gap) / V
     view_height = view_width * H / W
-    pose_height = 4.4
+    pose_width, pose_height = 4.4, 4.9
     height = 0.85 + view_height + 0.45 + pose_height + margin
     figure = plots.figure(width, height)
 
@@ -93,11 +91,15 @@ def draw_frame(
         seen = names[v] if example.view_valid[v] else f"{names[v]}: no image"
         axes.set_title(seen, fontsize=10, color=page.MUTED, pad=4)
     for i, (azimuth, name) in enumerate(((25.0, "from the front"), (90.0, "from the wearer's left"))):
-        axes = place(margin + i * pose_height, margin, pose_height, pose_height)
+        axes = place(margin + i * pose_width, margin, pose_width, pose_height)
         pose3d.draw_pose(axes, example, skeleton, azimuth)
         axes.set_title(name, fontsize=10, color=page.MUTED, pad=2)
-    left = margin + 2 * pose_height + 1.35
-    _draw_joint_errors(place(left, margin + 0.4, width - margin - left, pose_height - 0.4), example, skeleton)
+    left = margin + 2 * pose_width + 1.35
+    over_time = 0.9 if example.clip_err_cm is not None and len(example.clip_err_cm) > 1 else 0.0
+    bottom = margin + 0.4 + (over_time and over_time + 0.5)
+    _draw_joint_errors(place(left, bottom, width - margin - left, margin + pose_height - bottom), example, skeleton)
+    if over_time:
+        _draw_clip_errors(place(left, margin + 0.4, width - margin - left, over_time), example)
 
     line = 1 - 0.33 / height
     heading = f"mean error {example.err_cm:.1f} cm"
@@ -107,23 +109,6 @@ def draw_frame(
     for x, color, text in ((0.82, poses.PREDICTION_COLOR, "prediction"), (0.925, poses.TRUTH_COLOR, "truth")):
         figure.text(x, line, "●", fontsize=14, color=color, va="center")
         figure.text(x + 0.016, line, text, fontsize=11, color=page.INK, va="center")
-    return figure
-
-
-def draw_calibration(result: EvaluationResult) -> Any:
-    """Returns a matplotlib figure: measured over nominal share of errors inside the predicted ellipsoids."""
-    figure = plots.figure(5.2, 5.0)
-    axes = figure.add_axes((0.14, 0.13, 0.82, 0.82))
-    axes.plot([0, 1], [0, 1], "--", color=page.MUTED, linewidth=1.2)
-    axes.text(0.60, 0.555, "ideal", color=page.MUTED, rotation=45, rotation_mode="anchor")
-    nominal, measured = [0.0, *result.calibration], [0.0, *result.calibration.values()]
-    axes.plot(nominal, measured, "-o", color=poses.PREDICTION_COLOR, linewidth=2.2, markersize=5)
-    axes.text(0.03, 0.95, "above the line: too cautious", color=page.MUTED, fontsize=9)
-    axes.text(0.97, 0.03, "below: too sure", color=page.MUTED, fontsize=9, ha="right")
-    axes.set(xlim=(0, 1), ylim=(0, 1.01), aspect="equal")
-    axes.set_xlabel("probability of the predicted ellipsoid")
-    axes.set_ylabel("share of errors inside it")
-    _plain(axes)
     return figure
 
 
@@ -138,44 +123,102 @@ def _draw_joint_errors(axes: Any, example: FrameExample, skeleton: Skeleton) -> 
     axes.tick_params(axis="y", length=0)
     axes.tick_params(axis="x", labelsize=8)
     axes.set_xlabel("error, cm", fontsize=9)
-    _plain(axes)
+    plots.plain(axes)
 
 
-def _plain(axes) -> None:
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+def _draw_clip_errors(axes: Any, example: FrameExample) -> None:
+    """Draws the error of each frame of the clip, and marks that of the picture."""
+    t, err_cm = example.frame, example.clip_err_cm
+    axes.plot(err_cm, color=page.MUTED, linewidth=1.2)
+    axes.plot([t], [err_cm[t]], "o", color=page.INK, markersize=5, clip_on=False)
+    axes.set(xlim=(0, len(err_cm) - 1), ylim=(0, None))
+    axes.tick_params(labelsize=8)
+    axes.set_xlabel("frame of the clip", fontsize=9)
+    axes.set_ylabel("cm", fontsize=9)
+    plots.plain(axes)
 
 
-def _uncertainty(result: EvaluationResult, directory: epath.Path) -> str:
-    """Returns the section on the predicted uncertainty, after writing the PNG of its curve."""
-    picture = page.write_png(draw_calibration(result), directory / "calibration.png")
+def _key_figures(result: EvaluationResult) -> str:
+    m, errors = result.metrics, result.errors
+    figures = {"MPJPE, cm": tables.number(m["mpjpe_cm"])}
+    for percent in tables.PERCENTILES:
+        name = "median of the frames" if percent == 50 else f"{percent}th percentile"
+        figures[f"{name}, cm"] = tables.number(errors.percentile(percent), 1)
+    figures["MPJVE, cm per 1/30 s"] = tables.number(m["mpjve_cm"])
+    if "inside_90" in m:
+        figures["of the errors in 90 % ellipsoids"] = f"{100 * m['inside_90']:.0f} %"
+    figures["frames"] = f"{m['frames']:,.0f}"
+    return page.key_figures(figures)
+
+
+def _frames(result: EvaluationResult, skeleton: Skeleton, layout: RigLayout, subject: Subject) -> str:
+    """Returns the section with the pictures of frames, of which one is picked."""
+
+    def shown(examples: Sequence[FrameExample], group: str) -> list[tuple[str, str]]:
+        found = []
+        for example in examples:
+            figure = draw_frame(example, skeleton, layout, subject.describe_clip)
+            where = f"{subject.describe_clip(example.clip_id)}, frame {example.frame} of the clip"
+            alt = f"{group}: {where}, {example.err_cm:.1f} cm"
+            found.append((f"{example.err_cm:.1f}", page.embed(plots.to_image(figure), alt)))
+        return found
+
+    names = {"worst, cm": result.worst, "near the median": result.median, "best": result.best}
+    groups = {name: shown(examples, name) for name, examples in names.items() if examples}
+    return f"<h2>Frames</h2>{_legend(result)}{page.picker(groups)}" if groups else ""
+
+
+def _errors(result: EvaluationResult, subject: Subject) -> str:
+    own = {"model": result.errors}
+    histogram = page.chart(charts.histogram(own), "Histogram of the errors of frames")
+    over_time = ""
+    if len(result.errors.counts) > 1:
+        figure = charts.over_time(own, result.groups, subject.frame_s)
+        over_time = page.chart(figure, "Error over the time since the start of a clip")
+    text = "A frame's error is the mean over its joints. At the start of a clip the model knows no past."
+    return f"<h2>How errors are distributed</h2><p>{text}</p>{page.row(histogram, over_time)}"
+
+
+def _uncertainty(result: EvaluationResult) -> str:
+    if not result.calibration:
+        return ""
+    curves = {"all joints": result.calibration, **result.group_calibration}
+    chart = page.chart(charts.calibration(curves), "Calibration: measured over nominal share of errors", "half")
     text = (
         f"Predicted standard deviation of one axis {result.metrics['predicted_sigma_cm']:.2f} cm, root mean square "
         f"error of one axis {result.metrics['error_sigma_cm']:.2f} cm."
     )
-    return f"<h2>Uncertainty</h2><p>{text}</p>{page.embed(picture, 'Calibration curve', 'half')}"
+    levels = [level for level in (0.5, 0.9, 0.99) if level in result.calibration]
+    rows = [(name, *(f"{100 * curve[level]:.0f} %" for level in levels)) for name, curve in curves.items()]
+    table = page.table(("errors inside", *(f"{level:.0%}" for level in levels)), rows)
+    return f"<h2>Uncertainty</h2><p>{text}</p>{page.row(chart, table)}"
+
+
+def _training(subject: Subject) -> str:
+    figure = charts.training(subject.curves)
+    if figure is None:
+        return ""
+    chart = page.chart(figure, "Figures of the training over its steps")
+    text = (
+        "By step: means over the steps between two lines of metrics.jsonl. The largest 3 % of the values are cut off."
+    )
+    return f"<h2>Training</h2><p>{text}</p>{chart}"
 
 
 def _legend(result: EvaluationResult) -> str:
-    def dot(color):
-        return f'<span style="color:{color}">&#9679;</span>'
-
-    text = f"{dot(poses.PREDICTION_COLOR)} prediction &nbsp; {dot(poses.TRUTH_COLOR)} truth."
-    text += f" Floor grid {pose3d.GRID_M} m."
+    text = f"{page.dots()}. Floor grid {pose3d.GRID_M} m."
     if result.calibration:
         text += f" Each ellipsoid holds its joint with {ellipsoids.LEVEL:.0%} probability, according to the model."
-    return f"<p>{text} Skeletons are drawn wherever the lens sees them, hidden body parts included.</p>"
+    text += " Skeletons are drawn wherever the lens sees them, hidden body parts included."
+    return f"<p>{text} The arrow keys go through the frames.</p>"
 
 
 def _summary_table(result: EvaluationResult) -> str:
-    head = "".join(f"<th>{html.escape(heading)}</th>" for heading, _ in tables.columns(result.groups))
-    body = "".join(
-        f"<tr><td>{html.escape(label)}</td>{''.join(f'<td>{tables.number(value)}</td>' for value in values)}</tr>"
-        for label, values in tables.rows(result)
-    )
+    head = ("cm", *(heading for heading, _ in tables.columns(result.groups)))
+    table = page.table(head, ((label, *map(tables.number, values)) for label, values in tables.rows(result)))
     m = result.metrics
     text = (
-        f"{m['frames']:,.0f} frames. Errors in cm (MPJVE in cm per 1/30 s, and in m/s). "
+        f"Errors in cm (MPJVE in cm per 1/30 s, and in m/s). "
         f"Jitter {tables.number(m['jitter_m_s3'], 0)} m/s³, of the true motion "
         f"{tables.number(m['true_jitter_m_s3'], 0)} m/s³. "
         f"MPJPE before refinement {tables.number(m['proposal_mpjpe_cm'])} cm."
@@ -185,7 +228,7 @@ def _summary_table(result: EvaluationResult) -> str:
             " Views hidden is this model without any image, so from the headset's pose alone, and a view alone is with "
             "all others hidden: the nearer views hidden / model is to 1, the less the images tell the model."
         )
-    return f"<table><tr><th>cm</th>{head}</tr>{body}</table><p>{text}</p>"
+    return f"{table}<p>{text}</p>"
 
 
 def _joint_table(result: EvaluationResult) -> str:
@@ -198,4 +241,4 @@ def _joint_table(result: EvaluationResult) -> str:
         bar = f'<span class="bar" style="width:{width:.0f}px;background:{poses.PREDICTION_COLOR}"></span>'
         rows.append(f'<tr><td>{html.escape(page.joint_label(name))}</td>{cells}<td class="left">{bar}</td></tr>')
     heads = "".join(f"<th>{html.escape(name)}, cm</th>" for name in columns)
-    return f"<table><tr><th>joint</th>{heads}<th></th></tr>{''.join(rows)}</table>"
+    return f'<div class="scroll"><table><tr><th>joint</th>{heads}<th></th></tr>{"".join(rows)}</table></div>'

@@ -4,15 +4,11 @@ import os
 import pathlib
 from collections.abc import Sequence
 
-import numpy as np
 from PIL import Image
 
 from epfv2_jax.core.findings import Finding
-from epfv2_jax.data import records
 from epfv2_jax.data.validation import Validated
-from epfv2_jax.evaluation.examples import FrameExample
-from epfv2_jax.geometry.skeleton import Skeleton
-from epfv2_jax.viz import overlays
+from epfv2_jax.viz import frames, overlays
 
 _HEADER = ("verdict", "check", "value", "limit")
 
@@ -37,42 +33,10 @@ def draw(validated: Validated, folder: str | os.PathLike) -> list[pathlib.Path]:
         ((run, t) for run in validated.runs for t in range(run.num_frames)),
         key=lambda place: (place[0].joint_valid[place[1]].sum(), place[0].view_valid[place[1]].sum()),
     )
-    pictures = overlays.draw_views(_example(run, t, validated.skeleton), validated.skeleton, height_px=720)
+    pictures = overlays.draw_views(frames.of_run(run, t, validated.skeleton), validated.skeleton, height_px=720)
     folder, paths = pathlib.Path(folder), []
     folder.mkdir(parents=True, exist_ok=True)
     for name, picture in zip(validated.layout.view_names, pictures, strict=True):
         paths.append(folder / f"{validated.split}_{validated.sequence}_{name}.png")
         Image.fromarray(picture).save(paths[-1])
     return paths
-
-
-def _example(run: records.FrameRun, t: int, skeleton: Skeleton) -> FrameExample:
-    """Returns the frame for a picture; the prediction is empty."""
-    images, view_valid = records.decode_images(run, t, t + 1)
-    T = run.T_world_headset[t].astype(np.float64)
-    joints_m = (run.joints_world_m[t] - T[:3, 3]) @ T[:3, :3]
-    valid = run.joint_valid[t]
-    if not valid.any():
-        joints_m, valid = _hanging(skeleton, T[:3, :3]), np.ones_like(valid)
-    return FrameExample(
-        clip_id=0,
-        frame=int(run.frame_index[t]),
-        err_cm=np.nan,
-        images=images[0],
-        rig=run.rig,
-        view_valid=view_valid[0],
-        T_world_headset=run.T_world_headset[t],
-        true_joints_headset_m=joints_m,
-        joint_valid=valid,
-        joints_headset_m=np.full_like(joints_m, np.nan),
-        distribution=None,
-    )
-
-
-def _hanging(skeleton: Skeleton, R_world_headset: np.ndarray) -> np.ndarray:
-    """Returns the rest pose (J, 3) of an upright person in the frame of a tilted headset."""
-    up = np.array([0.0, 1.0, 0.0])
-    left = R_world_headset[:, 0] * (1 - up)
-    left /= max(np.linalg.norm(left), 1e-6)
-    R_world_level = np.stack([left, up, np.cross(left, up)], axis=-1)
-    return skeleton.rest_joints_headset_m() @ (R_world_headset.T @ R_world_level).T

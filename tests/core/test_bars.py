@@ -1,6 +1,7 @@
 """Progress bars in a log file: lines, and nothing that moves the cursor of a terminal."""
 
 import io
+import math
 import sys
 
 import pytest
@@ -42,6 +43,19 @@ def test_lines_come_at_intervals(monkeypatch, interval_s, most):
             bar.update()
     assert (len(stream.getvalue().splitlines()) > 10) == (interval_s == 0.0)
     assert len(stream.getvalue().splitlines()) <= most
+
+
+def test_lines_for_new_figures_alone(monkeypatch):
+    monkeypatch.setattr(bars, "LOG_INTERVAL_S", 0.0)
+    stream = Stream(False)
+    monkeypatch.setattr(sys, "stderr", stream)
+    with bars.bar(total=90, log_interval_s=math.inf) as bar:
+        for step in range(90):
+            bar.update()
+            if step % 30 == 29:
+                bar.set_postfix(loss=step)
+    figures = [line.partition("loss=")[2].removesuffix("]") for line in stream.getvalue().splitlines()]
+    assert figures == ["", "29", "59", "89"]
 
 
 def test_a_terminal_gets_a_bar(monkeypatch):

@@ -8,6 +8,7 @@ import pytest
 
 from epfv2_jax.evaluation import compare, evaluate
 from epfv2_jax.evaluation.compare import Contender
+from epfv2_jax.evaluation.examples import Keep
 from epfv2_jax.geometry.skeleton import EGOBODY3M, JointGroup, Skeleton
 from epfv2_jax.metrics.visibility import ALL_JOINTS
 from epfv2_jax.structs import Predictions
@@ -100,7 +101,7 @@ def test_the_drawn_frames_are_the_same_for_all_and_of_the_largest_mean_error(bat
         )
         for name, error in errors_m.items()
     }
-    found = compare.compare(contenders, [part(batch, 0, 2), part(batch, 2, 4)], EGOBODY3M, keep_worst=2, keep_typical=1)
+    found = compare.compare(contenders, [part(batch, 0, 2), part(batch, 2, 4)], EGOBODY3M, keep=Keep(worst=2, median=1))
     shown = {name: scores.result.worst for name, scores in found.items()}
     assert [[e.clip_id for e in examples] for examples in shown.values()] == [[0, 1], [0, 1]]
     assert [e.frame for e in shown["a"]] == [e.frame for e in shown["b"]]
@@ -111,7 +112,7 @@ def test_the_drawn_frames_are_the_same_for_all_and_of_the_largest_mean_error(bat
             np.broadcast_to(errors_m[name][0, 0] * [1, 0, 0], (fakes.J, 3)),
             atol=1e-6,
         )
-    (a,), (b,) = (found[name].result.typical for name in contenders)
+    (a,), (b,) = (found[name].result.median for name in contenders)
     assert (a.clip_id, a.frame) == (b.clip_id, b.frame) and a.clip_id in (2, 3)
 
 

@@ -9,6 +9,7 @@ import pytest
 from epfv2_jax.evaluation import evaluate as evaluation
 from epfv2_jax.evaluation import examples, tables
 from epfv2_jax.evaluation.evaluate import MEAN_POSE, VIEWS_HIDDEN
+from epfv2_jax.evaluation.examples import Keep
 from epfv2_jax.geometry import layout
 from epfv2_jax.geometry.skeleton import EGOBODY3M
 from epfv2_jax.metrics import pose as metrics
@@ -48,9 +49,9 @@ def test_batching_and_padding_do_not_matter(case):
     batch, predictions = case
     pose = metrics.mean_pose([batch], EGOBODY3M)
     predict = oracle(predictions, batch)
-    whole = evaluation.evaluate(predict, [batch], EGOBODY3M, pose, keep_worst=2)
+    whole = evaluation.evaluate(predict, [batch], EGOBODY3M, pose, keep=Keep(worst=2))
     batches = [part(batch, 0, 2), part(batch, 2, 4), pad(part(batch, 4, 5), 1)]
-    split = evaluation.evaluate(predict, batches, EGOBODY3M, pose, keep_worst=2)
+    split = evaluation.evaluate(predict, batches, EGOBODY3M, pose, keep=Keep(worst=2))
     assert split.metrics == pytest.approx(whole.metrics, rel=1e-5)
     assert split.baselines[MEAN_POSE] == pytest.approx(whole.baselines[MEAN_POSE], rel=1e-5)
     assert split.per_joint_cm == pytest.approx(whole.per_joint_cm, rel=1e-5)
@@ -64,7 +65,7 @@ def test_worst_frames_are_the_worst_of_their_clips(case):
     err = np.linalg.norm(predictions.joints_headset_m - batch.targets.joints_headset_m, axis=-1)
     frame_err_cm = 100 * np.where(valid, err, 0).sum(-1) / np.maximum(valid.sum(-1), 1)
     result = evaluation.evaluate(
-        oracle(predictions, batch), [part(batch, i, i + 1) for i in range(5)], EGOBODY3M, keep_worst=3
+        oracle(predictions, batch), [part(batch, i, i + 1) for i in range(5)], EGOBODY3M, keep=Keep(worst=3)
     )
     assert len(result.worst) == 3
     np.testing.assert_allclose([e.err_cm for e in result.worst], np.sort(frame_err_cm.max(1))[::-1][:3], rtol=1e-5)
@@ -76,20 +77,35 @@ def test_worst_frames_are_the_worst_of_their_clips(case):
     assert result.baselines == result.baselines_per_joint_cm == {}
 
 
-def test_typical_frames_are_valid_and_from_other_clips(case):
+def test_best_frames_are_the_best_of_their_clips_and_know_the_errors_of_the_whole_clip(case):
     batch, predictions = case
-    result = evaluation.evaluate(oracle(predictions, batch), [pad(batch, 2)], EGOBODY3M, keep_worst=2, keep_typical=10)
-    assert len(result.typical) == 3
-    ids = [e.clip_id for e in result.typical]
+    parts = [part(batch, i, i + 1) for i in range(5)]
+    result = evaluation.evaluate(oracle(predictions, batch), parts, EGOBODY3M, keep=Keep(best=2))
+    valid = batch.frames.frame_valid[..., None] & batch.targets.joint_valid
+    err = np.linalg.norm(predictions.joints_headset_m - batch.targets.joints_headset_m, axis=-1)
+    frame_err_cm = 100 * np.where(valid, err, 0).sum(-1) / np.maximum(valid.sum(-1), 1)
+    frame_err_cm[~valid.any(-1)] = np.nan
+    np.testing.assert_allclose([e.err_cm for e in result.best], np.sort(np.nanmin(frame_err_cm, axis=1))[:2], rtol=1e-5)
+    for e in result.best:
+        np.testing.assert_allclose(e.clip_err_cm, frame_err_cm[e.clip_id], rtol=1e-5)
+    assert result.worst == result.median == ()
+
+
+def test_median_frames_are_valid_and_from_other_clips(case):
+    batch, predictions = case
+    result = evaluation.evaluate(oracle(predictions, batch), [pad(batch, 2)], EGOBODY3M, keep=Keep(worst=2, median=10))
+    assert len(result.median) == 3
+    ids = [e.clip_id for e in result.median]
     assert len(set(ids)) == 3 and not set(ids) & {e.clip_id for e in result.worst} and -1 not in ids
-    assert all(batch.frames.frame_valid[e.clip_id, e.frame] for e in result.typical)
+    assert all(batch.frames.frame_valid[e.clip_id, e.frame] for e in result.median)
 
 
 def test_the_sample_is_bounded_and_reaches_the_end_of_the_data():
     batch = fakes.fake_batch(B=60, T=1)
     sample = examples.Sample(10)
-    sample.add(fakes.fake_predictions(batch), batch, np.ones((60, 1)))
-    ids = [e.clip_id for e in sample.typical(100, set())]
+    ones = np.ones((60, 1))
+    sample.add(examples.Clips(fakes.fake_predictions(batch), batch, ones, ones))
+    ids = [e.clip_id for e in sample.median(100, set())]
     assert len(ids) == len(set(ids)) == 10
     assert max(ids) >= 30
 
@@ -100,7 +116,7 @@ def test_a_prediction_that_is_not_a_number_is_worst_and_shows(case):
     batch.targets.joint_valid[2, 3, 5] = True
     joints[2, 3, 5] = np.nan
     result = evaluation.evaluate(
-        oracle(predictions.replace(joints_headset_m=joints), batch), [batch], EGOBODY3M, keep_worst=1
+        oracle(predictions.replace(joints_headset_m=joints), batch), [batch], EGOBODY3M, keep=Keep(worst=1)
     )
     assert (result.worst[0].clip_id, result.worst[0].frame) == (2, 3)
     assert np.isnan(result.metrics["mpjpe_cm"])
@@ -160,7 +176,7 @@ def test_json_is_strict_and_complete(case, tmp_path):
         EGOBODY3M,
         metrics.mean_pose([batch], EGOBODY3M),
         evaluation.view_ablations(layout.EGOBODY3M),
-        keep_worst=1,
+        keep=Keep(worst=1),
     )
     result.metrics["mpjve_cm"] = float("nan")
     path = tmp_path / "new" / "metrics.json"
@@ -228,7 +244,7 @@ def test_joints_that_the_data_do_not_have_are_not_scored(case, tmp_path):
     counted = (batch.frames.frame_valid[..., None] & valid)[..., scored]
     assert result.metrics["mpjpe_cm"] == pytest.approx(100 * err_m[..., scored][counted].mean(), rel=1e-4)
     assert result.unscored == ("b_head", "b_l_wrist", "b_r_wrist")
-    assert result.groups == ("shoulder", "leg", "foot")
+    assert tuple(result.groups) == ("shoulder", "leg", "foot")
     assert np.isfinite(list(result.baselines[MEAN_POSE].values())).sum() == len(result.baselines[MEAN_POSE]) - 1
     told = "scored: 23 of 26 joints; the data have no b_head, b_l_wrist, b_r_wrist"
     assert tables.format_table(result).splitlines()[-1] == told

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import pathlib
 import re
+import types
 
 import jax
 import numpy as np
@@ -12,7 +14,8 @@ from epfv2_jax import checkpoints, compare, models, structs
 from epfv2_jax.core import config as config_lib
 from epfv2_jax.core import exits
 from epfv2_jax.data import images, records, rig
-from epfv2_jax.experiment.config import DatasetConfig, ExperimentConfig
+from epfv2_jax.experiment import auto_label, recipe
+from epfv2_jax.experiment.config import AutoLabelConfig, DatasetConfig, ExperimentConfig
 from epfv2_jax.geometry import layout as layouts
 from epfv2_jax.geometry.skeleton import EGOBODY3M, Skeleton
 from epfv2_jax.testing import fakes
@@ -122,7 +125,8 @@ def test_models_side_by_side(folder, capsys):
     assert share["blind"] == share["lstm"] == share["full"] > 0
     assert "scored without images" in printed and (folder / "out" / "compare.md").read_text() in printed
     page = (folder / "out" / "index.html").read_text()
-    assert len(re.findall("data:image/jpeg", page)) == len(list((folder / "out").glob("*.png"))) == 1
+    assert len(re.findall("data:image/webp", page)) == 1 and "scored without images" in page
+    assert "python -m epfv2_jax.compare --runs" in page and "2 sequences, 8 frames of 4 views of 16x16" in page
 
 
 def test_bodies_with_other_joints_are_compared_by_name(folder, capsys):
@@ -149,3 +153,26 @@ def test_bodies_with_other_joints_are_compared_by_name(folder, capsys):
 def test_what_cannot_be_compared(folder, names, message, capsys):
     assert run(folder[0], *names) == exits.ERROR
     assert re.search(message, capsys.readouterr().err)
+
+
+@pytest.mark.slow
+def test_teacher_and_students_are_compared_on_one_page(folder, tmp_path, monkeypatch):
+    shipped = recipe.read(str(pathlib.Path(__file__).resolve().parents[2] / "configs" / "als_quickstart.py"))
+    config = config_lib.from_mapping(AutoLabelConfig, shipped)
+    dataset = dataclasses.replace(config.teacher.dataset, directory=str(folder[0] / "data"))
+    config = dataclasses.replace(
+        config,
+        output_dir=str(tmp_path),
+        teacher=dataclasses.replace(config.teacher, output_dir=str(tmp_path / "teacher"), dataset=dataset),
+        student=dataclasses.replace(config.student, output_dir=str(tmp_path / "student")),
+    )
+    for trained in (config.teacher, *auto_label.students(config.student).values()):
+        write_run(trained.output_dir, SMALL["lstm"])
+    for module, name in ((auto_label.data, "prepare_data"), (auto_label.train, "train"), (auto_label, "label")):
+        monkeypatch.setattr(module, name, lambda _: None)
+    result = types.SimpleNamespace(metrics={"mpjpe_cm": 1.0})
+    monkeypatch.setattr(auto_label.score, "evaluate", lambda *_: result)
+    assert auto_label.auto_label(config) == dict.fromkeys(("teacher", "without_als", "als", "als_uncertainty"), result)
+    assert set(json.loads(config.comparison.read_text())) == {"teacher", "without_als", "als", "als_uncertainty"}
+    page = (config.comparison_directory / "index.html").read_text()
+    assert re.findall("<dt>([^<]*)</dt>", page)[:4] == ["teacher", "without_als", "als", "als_uncertainty"]

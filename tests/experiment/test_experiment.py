@@ -116,11 +116,14 @@ def test_from_nothing_to_pictures_and_again(tmp_path):
     assert all(np.isfinite(baseline["mpjpe_cm"]) for baseline in result.baselines.values())
     written = json.loads((tmp_path / "evaluation" / "metrics.json").read_text())
     assert written["metrics"]["mpjpe_cm"] == result.metrics["mpjpe_cm"]
-    assert (tmp_path / "evaluation" / "index.html").is_file()
+    page = (tmp_path / "evaluation" / "index.html").read_text()
     # The test sequence has 64 frames, so it is two records: two clips, and a picture of each.
-    assert len(list((tmp_path / "evaluation").glob("worst*.png"))) == 2
+    assert page.count("data:image/webp") == 2
+    assert "<h2>Training</h2>" in page and "run on the test split" in page and "1 sequences, 64 frames" in page
 
     lines = (tmp_path / "run" / "metrics.jsonl").read_text()
+    rates = [line["learning_rate"] for line in map(json.loads, lines.splitlines()) if "loss" in line]
+    assert len(rates) == 4 and rates[0] == 0 < rates[1]
     data.prepare_data(config.dataset)
     train.train(config)  # nothing is left to do
     assert (tmp_path / "run" / "metrics.jsonl").read_text() == lines

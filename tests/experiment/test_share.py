@@ -12,6 +12,7 @@ from epfv2_jax import checkpoints, evaluate, models, package
 from epfv2_jax.core import config as config_lib
 from epfv2_jax.core import exits, files
 from epfv2_jax.evaluation import tables
+from epfv2_jax.evaluation.distribution import FrameErrors
 from epfv2_jax.evaluation.evaluate import EvaluationResult
 from epfv2_jax.experiment import recipe
 from epfv2_jax.experiment.config import ExperimentConfig
@@ -44,16 +45,19 @@ def evaluated(run: pathlib.Path, step: int = 5) -> None:
     """Writes the scores of a step as an evaluation does."""
     metrics = {"mpjpe_cm": 6.157, "mpjve_cm": 0.65, "wrist_cm": float("nan"), "pa_mpjpe_cm": 5.33, "mpjve_m_s": 0.19}
     result = EvaluationResult(
-        groups=tuple(EGOBODY3M.metric_groups),
+        groups=EGOBODY3M.metric_groups,
         num_joints=EGOBODY3M.num_joints,
         unscored=(),
         metrics=metrics,
         per_joint_cm={},
+        errors=FrameErrors.zeros(EGOBODY3M.num_joints),
         calibration={0.5: 0.48},
+        group_calibration={},
         baselines={"mean pose": {"mpjpe_cm": 21.61}},
         baselines_per_joint_cm={},
         worst=(),
-        typical=(),
+        median=(),
+        best=(),
     )
     about = {"split": "test", "step": step, "hide_views": False}
     tables.write_json(result, run / "evaluation" / "metrics.json", about)

@@ -1,6 +1,8 @@
 """The logs of a run."""
 
 import json
+import sys
+import types
 
 from epfv2_jax.training.log import RunLog
 
@@ -30,3 +32,18 @@ def test_damaged_lines_are_left_out_with_a_warning_and_the_others_stay(tmp_path,
     assert path.read_text().splitlines() == good
     for line, message in ((2, "expected a JSON object"), (3, "step: expected an integer"), (6, "not valid JSON")):
         assert f"{path}: line {line} is left out: " in caplog.text and message in caplog.text
+
+
+def test_tensorboard_groups_the_training_figures(tmp_path, monkeypatch):
+    written = []
+    writer = types.SimpleNamespace(add_scalar=lambda *scalar: written.append(scalar), close=lambda: None)
+    module = types.ModuleType("tensorboardX")
+    module.SummaryWriter = lambda directory, purge_step: writer
+    module.__spec__ = types.SimpleNamespace(name="tensorboardX")
+    monkeypatch.setitem(sys.modules, "tensorboardX", module)
+    log = RunLog(tmp_path, 0, tensorboard=True)
+    log.scalars(5, {"loss": 0.5, "learning_rate": 1e-3, "validation/mpjpe_cm": 4.0})
+    log.close()
+    assert written == [("train/loss", 0.5, 5), ("train/learning_rate", 1e-3, 5), ("validation/mpjpe_cm", 4.0, 5)]
+    (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(line) == {"step": 5, "loss": 0.5, "learning_rate": 1e-3, "validation/mpjpe_cm": 4.0}

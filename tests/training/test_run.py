@@ -111,7 +111,7 @@ def run_loop(
                 batches=batches(), label=lambda batch: batch, describe_clip=lambda clip_id: f"clip {clip_id}"
             ),
             hooks=(
-                hooks.Log(cadences.log_every, log, bar),
+                hooks.Log(cadences.log_every, log, bar, lambda update: 0.5**update),
                 hooks.Evaluate(cadences.evaluate_every, score, checkpoints, log, bar, book),
                 hooks.Save(cadences.checkpoint_every, checkpoints, book),
                 *more_hooks,
@@ -159,6 +159,7 @@ def test_skipped_steps_are_counted_and_their_clips_written_down(tmp_path):
     assert written[0]["clips"] == ["clip 2"] * 8
     (line,) = (m for m in lines(tmp_path / "metrics.jsonl") if "loss" in m)
     assert line["loss"] == 1.0 and line["skipped"] == 2  # the mean is over the finite steps
+    assert line["learning_rate"] == 0.5**7, "the rate of the last of 8 updates: skipped steps are none"
 
 
 def test_too_many_skipped_steps_in_a_row_stop_the_run(tmp_path):
@@ -218,7 +219,7 @@ def moment(step, stopping=False):
 @pytest.mark.parametrize(
     ("hook", "due"),
     [
-        (hooks.Log(6, None, None), [6, 12, 18, 20]),
+        (hooks.Log(6, None, None, None), [6, 12, 18, 20]),
         (hooks.Evaluate(8, None, None, None, None, None), [8, 16, 20]),
         (hooks.Evaluate(0, None, None, None, None, None), [20]),
         (hooks.Save(5, None, None), [5, 10, 15, 20]),
@@ -234,7 +235,7 @@ def test_hooks_are_due_at_their_cadence_and_after_the_last_step(hook, due):
 def test_a_run_that_is_told_to_stop_saves_and_does_not_evaluate():
     assert hooks.Save(0, None, None).due(moment(7, stopping=True))
     assert not hooks.Evaluate(7, None, None, None, None, None).due(moment(7, stopping=True))
-    assert not hooks.Log(3, None, None).due(moment(7, stopping=True))
+    assert not hooks.Log(3, None, None, None).due(moment(7, stopping=True))
 
 
 def test_a_trace_holds_the_steps_it_was_asked_for(tmp_path, monkeypatch):

@@ -9,11 +9,14 @@ import pytest
 from epfv2_jax.evaluation import compare
 from epfv2_jax.evaluation.compare import Contender
 from epfv2_jax.evaluation.comparison import ComparedModel, Comparison, Cost
+from epfv2_jax.evaluation.examples import Keep
 from epfv2_jax.geometry import layout
 from epfv2_jax.geometry.skeleton import EGOBODY3M
 from epfv2_jax.testing import fakes
+from epfv2_jax.training.log import Curve
 from epfv2_jax.viz import comparison as page
 from epfv2_jax.viz import poses
+from epfv2_jax.viz.report import Subject
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +24,7 @@ def compared():
     batch = fakes.fake_batch(B=2, T=2)
     made = {"good": fakes.fake_predictions(batch, 1, 0.02), "b<d": fakes.fake_predictions(batch, 2, 0.1)}
     contenders = {name: Contender(predict=lambda _, p=p: p, skeleton=EGOBODY3M) for name, p in made.items()}
-    scores = compare.compare(contenders, [batch], EGOBODY3M, keep_worst=1, keep_typical=1)
+    scores = compare.compare(contenders, [batch], EGOBODY3M, keep=Keep(worst=1, median=1))
     cost = Cost(parameters=10, flops=10.0, latency_ms=(1.0, 1.5, 2.25))
     models = (ComparedModel(name=name, run=name, note="", scores=scores[name], cost=cost) for name in made)
     return Comparison(
@@ -29,17 +32,17 @@ def compared():
     )
 
 
-def test_the_page_stands_alone_and_leaves_no_old_picture(compared, tmp_path):
-    old = tmp_path / "worst07_clip3_frame1.png"
-    old.write_bytes(b"x")
-    path = page.write_page(tmp_path, compared, EGOBODY3M, layout.EGOBODY3M, "walk {}".format)
-    text = path.read_text()
-    pictures = re.findall(r'src="([^"]*)"', text)
-    assert len(pictures) == 2 and all(picture.startswith("data:image/jpeg;base64,") for picture in pictures)
-    assert not old.exists() and len(list(tmp_path.glob("*.png"))) == 2
+@pytest.mark.slow
+def test_the_page_stands_alone(compared, tmp_path):
+    curves = {"good": Curve([1, 2], [5.0, 4.0])}
+    subject = Subject(title="Two", about={"b<d": "a > b"}, describe_clip="walk {}".format, curves=curves)
+    text = page.write_page(tmp_path, compared, EGOBODY3M, layout.EGOBODY3M, subject).read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
+    pictures = re.findall(r'(?:src|href)="([^"]*)"', text)
+    assert [picture.partition(";")[0] for picture in pictures] == ["data:image/webp"] * 2 + ["data:image/svg+xml"] * 4
     assert "b&lt;d" in text and "b<d" not in text
-    assert text.index("Errors and cost") < text.index("Worst frames") < text.index("Typical frames")
-    assert text.index("Typical frames") < text.index("In view and out of view") < text.index("Each joint")
+    assert text.index("Errors and cost") < text.index("near the median") < text.index("In view and out of view")
+    assert text.index("In view and out of view") < text.index("Each joint")
     (worst,) = compared.models[0].scores.result.worst
     assert f"walk {worst.clip_id}, frame {worst.frame} of the clip" in text
 

@@ -9,14 +9,15 @@ import sys
 import jax
 import numpy as np
 import pytest
-from PIL import Image
 
 from epfv2_jax.evaluation import evaluate as evaluation
 from epfv2_jax.evaluation import tables
+from epfv2_jax.evaluation.examples import Keep
 from epfv2_jax.geometry import cameras, layout, skeleton, transforms
 from epfv2_jax.metrics import pose as metrics
 from epfv2_jax.testing import fakes
-from epfv2_jax.viz import ellipsoids, overlays, pose3d, poses, report
+from epfv2_jax.training.log import Curve
+from epfv2_jax.viz import ellipsoids, overlays, page, pose3d, poses, report
 
 SKELETON, LAYOUT = skeleton.EGOBODY3M, layout.EGOBODY3M
 
@@ -28,7 +29,7 @@ def result():
     predictions = fakes.fake_predictions(batch)
     mean_pose = metrics.mean_pose([batch], SKELETON)
     views = evaluation.view_ablations(LAYOUT)
-    return evaluation.evaluate(lambda _: predictions, [batch], SKELETON, mean_pose, views, keep_worst=1, keep_typical=1)
+    return evaluation.evaluate(lambda _: predictions, [batch], SKELETON, mean_pose, views, keep=Keep(worst=1, median=1))
 
 
 @pytest.fixture(scope="module")
@@ -190,30 +191,39 @@ def test_ellipse_is_the_silhouette_of_the_ellipsoid():
 
 @pytest.mark.slow
 def test_report_stands_alone(result, tmp_path):
-    page = report.write_report(
-        tmp_path / "out", result, SKELETON, LAYOUT, title="A <b>model</b>", note="x", describe_clip="walk {}".format
+    curves = {"loss": Curve([1, 2], [5.0, 4.0]), "validation/mpjpe_cm": Curve([1, 2], [9.0, 8.0])}
+    subject = report.Subject(
+        title="A <b>model</b>", about={"command": "`run <it>`"}, describe_clip="walk {}".format, curves=curves
     )
-    text = page.read_text()
-    pictures = re.findall(r'src="([^"]*)"', text)
-    assert len(pictures) == 3 and all(p.startswith("data:image/jpeg;base64,") for p in pictures)
-    assert "<b>model" not in text and "A &lt;b&gt;model" in text
-    assert text.index("Worst frames") < text.index("Typical frames") < text.index("Error of each joint")
+    path = report.write_report(tmp_path / "out", result, SKELETON, LAYOUT, subject)
+    assert [found.name for found in path.parent.iterdir()] == ["index.html"]
+    text = path.read_text()
+    pictures = re.findall(r'(?:src|href)="([^"]*)"', text)
+    assert [picture.partition(";")[0] for picture in pictures] == ["data:image/webp"] * 2 + ["data:image/svg+xml"] * 4
+    assert "<b>model" not in text and "A &lt;b&gt;model" in text and "<code>run &lt;it&gt;</code>" in text
+    sections = ("Frames", "How errors are distributed", "Error of each joint", "Uncertainty", "Training")
+    assert re.findall("<h2>([^<]*)</h2>", text) == list(sections)
     assert f"walk {result.worst[0].clip_id}, frame {result.worst[0].frame} of the clip" in text
     assert f"{result.metrics['mpjpe_cm']:.2f}" in text and f"{result.baselines['mean pose']['mpjpe_cm']:.2f}" in text
-    files = sorted(p.name for p in page.parent.glob("*.png"))
-    assert len(files) == 3
-    for name in files:
-        with Image.open(page.parent / name) as image:
-            assert min(image.size) > 400
+
+
+def test_each_button_shows_its_own_part():
+    text = page.picker({"worst": [("9", "<i>a</i>"), ("8", "<i>b</i>")], "best": [("1", "<i>c</i>")]})
+    assert re.findall('id="(p[0-9])"( checked)?', text) == [("p1", " checked"), ("p2", ""), ("p3", "")]
+    assert re.findall('<label for="(p[0-9])">([0-9])<', text) == [("p1", "9"), ("p2", "8"), ("p3", "1")]
+    for n, part in zip((1, 2, 3), "abc", strict=True):
+        assert f"#p{n}:checked ~ figure:nth-of-type({n})" in text
+        assert re.findall("<figure><i>(.)</i></figure>", text)[n - 1] == part
+    assert page.picker({"worst": []}) == ""
 
 
 def test_report_without_uncertainty_baseline_or_frames(tmp_path):
     batch = fakes.fake_batch(B=1, T=2)
     predictions = fakes.fake_predictions(batch).replace(distribution=None)
-    result = evaluation.evaluate(jax.jit(lambda _: predictions), [batch], SKELETON, keep_worst=1)
-    page = report.write_report(tmp_path, result, SKELETON, LAYOUT)
-    assert "Uncertainty" not in page.read_text()
-    assert "mean pose" not in page.read_text() and "hidden / model" not in page.read_text()
+    result = evaluation.evaluate(jax.jit(lambda _: predictions), [batch], SKELETON, keep=Keep(worst=1))
+    text = report.write_report(tmp_path, result, SKELETON, LAYOUT, report.Subject()).read_text()
+    assert "Uncertainty" not in text and "Training" not in text
+    assert "mean pose" not in text and "hidden / model" not in text
 
 
 def test_the_table_has_the_joint_groups_of_the_skeleton(result):
@@ -263,6 +273,6 @@ def test_pictures_take_any_skeleton_and_layout(example, tmp_path):
     figure = report.draw_frame(part, short, fakes.TWO_VIEWS)
     titles = [axes.get_title() for axes in figure.axes]
     assert titles[:2] == ["left", "right"]
-    assert [label.get_text() for label in figure.axes[-1].get_yticklabels()] == ["neck", "head", "right chest"]
+    assert [label.get_text() for label in figure.axes[4].get_yticklabels()] == ["neck", "head", "right chest"]
     pictures = overlays.draw_views(part, short, 200)
     assert len(pictures) == 2
