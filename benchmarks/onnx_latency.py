@@ -133,8 +133,8 @@ def session(path: pathlib.Path) -> Callable[[], object]:
     opened = ort.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
     rng = np.random.default_rng(0)
     inputs = {}
-    _, views, size, _ = opened.get_inputs()[0].shape
-    given = sequences.random_sequence(1, views, (size, size), 1).inputs(0)
+    _, views, height, width = opened.get_inputs()[0].shape
+    given = sequences.random_sequence(1, views, (height, width), 1).inputs(0)
     for spec in opened.get_inputs():
         if spec.type == "tensor(float)" and len(opened.get_inputs()) == 1:
             inputs[spec.name] = rng.normal(size=spec.shape).astype(np.float32)

@@ -10,9 +10,12 @@ import onnx
 from onnx import TensorProto
 
 from epfv2_jax.deploy.graph import Graph, Node
+from epfv2_jax.deploy.rules import stem
 from epfv2_jax.deploy.sequences import FrameSequence
 
 _PRODUCTS = ("Conv", "MatMul", "Gemm")
+#: In eight bits where all their inputs are. A Relu is then the lower end of the eight-bit range, and costs nothing.
+_BETWEEN = ("Relu", "Add", "MaxPool")
 _HALF_MAX = float(np.finfo(np.float16).max)
 
 
@@ -58,11 +61,26 @@ def to_half(graph: Graph) -> onnx.ModelProto:
     return converted.model()
 
 
-def quantize(graph: Graph, state: Mapping[str, np.ndarray], sequences: Iterable[FrameSequence]) -> onnx.ModelProto:
-    """Returns the model with the encoder's products in int8, as QuantizeLinear and DequantizeLinear pairs.
+def _eight_bit_nodes(graph: Graph) -> list[Node]:
+    """Returns the encoder's products, and what computes from them alone: no number then leaves eight bits in between.
 
-    Weights are quantised for each output channel, activations by their range over `sequences`. The products depend on
-    the images alone, so any `state` will do.
+    Products before the first convolution normalise the images: eight bits are too few for them.
+    """
+    encoder = image_nodes(graph)
+    first = next((i for i, node in enumerate(encoder) if node.op == "Conv"), 0)
+    found, in_eight_bits = [], set()
+    for node in encoder[first:]:
+        if node.op in _PRODUCTS or (node.op in _BETWEEN and in_eight_bits.issuperset(node.inputs)):
+            in_eight_bits.update(node.outputs)
+            found.append(node)
+    return found
+
+
+def quantize(graph: Graph, state: Mapping[str, np.ndarray], sequences: Iterable[FrameSequence]) -> onnx.ModelProto:
+    """Returns the model with the encoder in int8, as QuantizeLinear and DequantizeLinear pairs.
+
+    Weights are quantised for each output channel, activations by their range over `sequences`. What is quantised
+    depends on the images alone, so any `state` will do.
     """
     import onnxruntime as ort
     from onnxruntime import quantization
@@ -74,10 +92,9 @@ def quantize(graph: Graph, state: Mapping[str, np.ndarray], sequences: Iterable[
         def get_next(self) -> dict[str, np.ndarray] | None:
             return next(self._frames, None)
 
-    encoder = image_nodes(graph)
-    # Products before the first convolution normalise the images: eight bits are too few for them.
-    first = next((i for i, node in enumerate(encoder) if node.op == "Conv"), 0)
-    names = [node.outputs[0] for node in encoder[first:] if node.op in _PRODUCTS]
+    graph = Graph(graph.model())
+    graph.rewrite({"Conv": (stem.cells,)})
+    names = [node.outputs[0] for node in _eight_bit_nodes(graph)]
     ort.set_default_logger_severity(3)
     with tempfile.TemporaryDirectory() as folder:
         source, target = (os.fspath(pathlib.Path(folder) / name) for name in ("float.onnx", "int8.onnx"))

@@ -59,6 +59,27 @@ for arguments in json.loads(sys.argv[1]):
     print("----")
 """
 
+# Replays the golden sequence of each graph with numpy and ONNX Runtime alone, and prints the largest error of a joint.
+REPLAY = """
+import pathlib, sys
+import numpy as np, onnxruntime as ort
+TYPES = {"tensor(float)": np.float32, "tensor(bool)": bool, "tensor(int32)": np.int32}
+for path in map(pathlib.Path, sys.argv[1:]):
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    golden = np.load(path.with_suffix(".golden.npz"))
+    given = {k.removeprefix("inputs/"): golden[k] for k in golden.files if k.startswith("inputs/")}
+    expected = golden["outputs/joints_headset_m"]
+    names = [port.name for port in session.get_outputs()]
+    state = {p.name: np.zeros(p.shape, TYPES[p.type]) for p in session.get_inputs() if p.name not in given}
+    largest = 0.0
+    for frame in range(len(expected)):
+        inputs = {**{k: v[frame] for k, v in given.items()}, **state}
+        outputs = dict(zip(names, session.run(None, inputs)))
+        state = {k: outputs["next_" + k] for k in state}
+        largest = max(largest, float(np.abs(outputs["joints_headset_m"] - expected[frame]).max()))
+    print(path.stem, ort.__version__, largest)
+"""
+
 # Compiles a graph ahead of time for a Hexagon processor, nothing left to the CPU.
 COMPILE = """
 import sys
@@ -230,6 +251,22 @@ def test_whole_step_compiles_for_a_hexagon_processor(exports, tmp_path, precisio
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert [node.op_type for node in onnx.load(compiled, load_external_data=False).graph.node] == ["EPContext"]
+
+
+def test_graphs_run_in_the_oldest_runtime(exports, tmp_path):
+    """An environment of its own: that runtime needs numpy 1. Skipped where no package index has both."""
+    python = tmp_path / "old" / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "old")], check=True)
+    pip = [str(python), "-m", "pip", "install", "-q", "--only-binary=:all:", "onnxruntime==1.17.1", "numpy<2"]
+    if subprocess.run(pip, capture_output=True).returncode:
+        pytest.skip("onnxruntime 1.17.1 cannot be had for this Python")
+    files = ["parametric", "keypoints", "lstm", "fp16", "int8"]
+    paths = [str(exports.folder / f"{name}.onnx") for name in files]
+    done = subprocess.run([str(python), "-c", REPLAY, *paths], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for name, line in zip(files, done.stdout.splitlines(), strict=True):
+        assert line.startswith(f"{name} 1.17.1 ")
+        assert float(line.split()[-1]) <= exporter.TOLERANCE_M.get(name, exporter.TOLERANCE_M["fp32"])
 
 
 def inputs_of_graph(path):

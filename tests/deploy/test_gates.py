@@ -32,7 +32,12 @@ def broken(kind: str):
     elif kind == "old operator set":
         model.opset_import[0].version = 13
     elif kind == "new operator set":
-        model.opset_import[0].version = 22
+        model.opset_import[0].version = 21
+    elif kind == "new file format":
+        model.ir_version = 10
+    elif kind == "scale in a vector":
+        graph.initializer.append(numpy_helper.from_array(np.ones(1, np.float32), "scale"))
+        graph.node.append(helper.make_node("QuantizeLinear", ["x", "scale"], ["z"]))
     elif kind == "control flow":
         branch = helper.make_graph(
             [helper.make_node("Neg", ["x"], ["n"])], "b", [], [helper.make_tensor_value_info("n", 1, (2, 3))]
@@ -72,6 +77,8 @@ BROKEN = {
     "foreign domain": "Relu of the domain com.microsoft",
     "old operator set": "operator sets",
     "new operator set": "operator sets",
+    "new file format": "version 10 of the file format",
+    "scale in a vector": "no scalar",
     "control flow": "control flow",
     "gemm without bias": "Gemm with beta = 0",
     "external data": "outside the file",

@@ -9,6 +9,9 @@ pytest.importorskip("onnxruntime", reason="needs the extra 'export'")
 from onnx import TensorProto
 from onnx_models import RNG, build, conv_net, normal, ops, ranks, run, simplified
 
+from epfv2_jax.deploy.graph import Graph
+from epfv2_jax.deploy.rules import stem
+
 pytestmark = pytest.mark.extras
 
 
@@ -280,3 +283,39 @@ def test_a_constant_scalar_index_is_evaluated():
     )
     x = normal(3)
     np.testing.assert_array_equal(run(simplified(model), {"x": x}), x * np.array([0, 1, 0], np.float32))
+
+
+def stem_conv(size: tuple[int, int], kernel: tuple[int, int], pads: list[int], channels: int = 1):
+    """Returns an image and a convolution with stride 2."""
+    x = normal(2, channels, *size)
+    constants = {"w": normal(5, channels, *kernel), "b": normal(5)}
+    model = build({"x": x}, [("Conv", ["x", "w", "b"], ["y"], {"pads": pads, "strides": [2, 2]})], constants)
+    del model.graph.value_info[:]
+    return x, model
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel", "pads"),
+    [
+        ((8, 12), (3, 3), [1, 1, 1, 1]),  # MobileNetV4
+        ((16, 12), (7, 7), [3, 3, 3, 3]),  # ResNet
+        ((8, 6), (3, 5), [0, 2, 1, 1]),
+        ((6, 8), (4, 2), [2, 0, 0, 3]),
+    ],
+)
+def test_first_convolution_in_cells_of_pixels_is_the_same(size, kernel, pads):
+    x, model = stem_conv(size, kernel, pads)
+    expected = run(model, {"x": x})
+    graph = Graph(model)
+    graph.rewrite({"Conv": (stem.cells,)})
+    (weight,) = (t for t in graph.model().graph.initializer if len(t.dims) == 4)
+    assert weight.dims[1] == 4
+    np.testing.assert_allclose(run(graph.model(), {"x": x}), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("size", "channels"), [((7, 8), 1), ((8, 8), 2)])
+def test_other_convolutions_stay(size, channels):
+    _, model = stem_conv(size, (3, 3), [1, 1, 1, 1], channels)
+    graph = Graph(model)
+    graph.rewrite({"Conv": (stem.cells,)})
+    assert [node.op for node in graph.nodes] == ["Conv"]
