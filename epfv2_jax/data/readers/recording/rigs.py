@@ -17,7 +17,7 @@ from epfv2_jax.data.readers.recording.sequence import (
 
 _TEMPLATE = """format: epfv2-asl/1
 T_headset_body: [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]  # body to headset: x left, y up, z forward
-views:
+views:  # turns of np.rot90 that make the image upright; add mirror: NAME, the partner under a left-right flip
 {views}"""
 
 
