@@ -52,7 +52,7 @@ def get_config(size: str = "cpu") -> ConfigDict:
         "read_threads": 1,
         "warmup": {"steps": single, "clip_frames": 1, "batch_size": given["batch"][0]},
     }
-    # mirror_pairs needs headset.yaml to name the mirror partners of its views.
+    # mirror_pairs needs headset.yaml to name the mirror partners of its views; without: mirror_pairs=False, flip=0.
     config.augment = {
         "mirror_pairs": True,
         "noise": 0.0,

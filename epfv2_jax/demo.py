@@ -11,9 +11,8 @@ def parser() -> cli.Parser:
     """Returns the command's flags."""
     flags = cli.parser("demo", __doc__)
     flags.add_argument("--checkpoint", help=f"{cli.CHECKPOINT}; not read with --onnx")
-    flags.add_argument(
-        "--sequence", required=True, help="zip of a released sequence, or records: a shard or its folder"
-    )
+    sequence = "a recording (docs/own_data.md), the zip of a released sequence, or records: a shard or its folder"
+    flags.add_argument("--sequence", required=True, help=sequence)
     flags.add_argument("--onnx", help="graph that epfv2_jax.export wrote: the poses come from ONNX Runtime instead")
     flags.add_argument("--out", help=".mp4 or .gif; default: the sequence's name, .mp4 with the extra 'video'")
     flags.add_argument("--frames", type=int, default=300, help="at most; 0: the whole sequence")

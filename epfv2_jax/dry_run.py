@@ -3,10 +3,11 @@
   python -m epfv2_jax.dry_run --config configs/egobody3m_resnet18.py --topology v5e:16x16 --batch_per_device 4
   python -m epfv2_jax.dry_run --config configs/teacher_dinov3_vit.py --topology v5e:16x16 --label_pass
 
-It needs the extra `tpu` and neither a TPU nor the data set. The step is the one that training compiles, on a mesh of
-all devices of the topology; with --label_pass it is that of a label pass by the recipe's model, on the devices of one
-host. --search N then looks for the largest batch that fits, with at most N more compilations. --quick compiles with
-the least effort, to see that it can be done: what it says of memory is not that of the program that will run.
+It needs the extra `tpu` and neither a TPU nor the data set: joints, views and lenses are those of the recipe's records,
+else of its rig or reader. The step is the one that training compiles, on a mesh of all devices of the topology; with
+--label_pass it is that of a label pass by the recipe's model, on the devices of one host. --search N then looks for the
+largest batch that fits, with at most N more compilations. --quick compiles with the least effort, to see that it can be
+done: what it says of memory is not that of the program that will run.
 
 Exit codes: 0 it fits; 1 an error; 2 wrong usage; 3 it does not fit.
 """

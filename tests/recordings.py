@@ -286,6 +286,17 @@ def _images(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[pathlib.Pat
     return spoil
 
 
+def _images_and_resolution(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[pathlib.Path], None]:
+    """Returns a mistake in the images of the second camera whose new size sensor.yaml states, with the old lens."""
+
+    def spoil(data: pathlib.Path) -> None:
+        _images(change)(data)
+        for path in data.rglob("cam1/sensor.yaml"):
+            edit_yaml(path, lambda y: y.update(resolution=list(change(np.zeros(y["resolution"][::-1])).shape[::-1])))
+
+    return spoil
+
+
 def _headset(change: Callable[[dict], object]) -> Callable[[pathlib.Path], None]:
     return lambda data: edit_yaml(data / "headset.yaml", change)
 
@@ -369,6 +380,16 @@ MISTAKES: dict[str, tuple[Callable[[pathlib.Path], object], str, str]] = {
         _images(np.rot90),
         "image_size",
         r"cam1: images are .* turned: set resolution as the images are stored",
+    ),
+    "turned images with their resolution": (
+        _images_and_resolution(np.rot90),
+        "principal_point",
+        r"the principal point lies at \d+% .* cropped or turned against calibration",
+    ),
+    "cropped images with their resolution": (
+        _images_and_resolution(lambda x: x[: int(0.7 * len(x)), : int(0.7 * x.shape[1])]),
+        "principal_point",
+        r"the principal point lies at \d+% .* cropped or turned against calibration",
     ),
     "clock of the poses": (
         _table("gt/data.csv", edit_stamps, lambda s: s + 830_000_000),

@@ -1,6 +1,7 @@
 """Compiles the step of a recipe for TPUs that are not there, and measures what it needs.
 
-Neither a TPU nor the data set is needed: joints, views and lenses are assumed to be those of EgoBody3M.
+Neither a TPU nor the data set is needed: joints, views and lenses are those of the recipe's records where they exist,
+else of its rig or reader.
 """
 
 import dataclasses
@@ -13,10 +14,16 @@ import jax.numpy as jnp
 from epfv2_jax import models, structs
 from epfv2_jax.autolabel import worker
 from epfv2_jax.autolabel.config import PassConfig
-from epfv2_jax.core import checks, sharding
+from epfv2_jax.core import checks, files, sharding
+from epfv2_jax.data import records
+from epfv2_jax.data.readers import READERS
+from epfv2_jax.data.synthetic import rigs
 from epfv2_jax.experiment import build
 from epfv2_jax.experiment.config import ExperimentConfig
-from epfv2_jax.geometry import layout, skeleton
+from epfv2_jax.geometry import skeleton
+from epfv2_jax.geometry.cameras import Model
+from epfv2_jax.geometry.layout import RigLayout
+from epfv2_jax.geometry.skeleton import Skeleton
 from epfv2_jax.models.base import PoseModel
 from epfv2_jax.profiling import aot
 from epfv2_jax.profiling import cost as accounting
@@ -37,6 +44,16 @@ class Settings:
     def __post_init__(self):
         checks.at_least(0, search=self.search)
         checks.at_least(1, batch_per_device=1 if self.batch_per_device is None else self.batch_per_device)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _FrameKind:
+    """What the frames of a recipe's data have in common."""
+
+    skeleton: Skeleton
+    layout: RigLayout
+    camera_model: Model
+    known_from: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,6 +83,8 @@ def dry_run(config: ExperimentConfig, settings: Settings, report: Callable[[str]
     chip = accounting.chip_of(devices[0].device_kind)
     hosts = len({device.process_index for device in devices})
     report(f"{settings.topology}: {len(devices)} x {devices[0].device_kind} on {hosts} hosts, JAX {jax.__version__}")
+    kind = _frame_kind(config)
+    report(f"{', '.join(kind.layout.view_names)}: {kind.camera_model} lenses; known from {kind.known_from}")
     case = _label_case(config, settings) if settings.label_pass else _train_case(config, settings, devices)
     report(case.title)
 
@@ -126,7 +145,7 @@ def lower_train_step(config: ExperimentConfig, mesh: jax.sharding.Mesh, clips: i
 
 
 def trainable(config: ExperimentConfig, mesh: jax.sharding.Mesh) -> build.Trainable:
-    """Returns the compiled parts of a run, for frames like those of EgoBody3M."""
+    """Returns the compiled parts of a run."""
     return build.trainable_for(config, mesh, _model(config), _frames(config, 1, config.data.clip_frames))
 
 
@@ -144,7 +163,7 @@ def lower_label_step(config: ExperimentConfig, devices: list[jax.Device], slots:
 
 def abstract_batch(config: ExperimentConfig, clips: int) -> structs.Batch:
     """Returns shapes and dtypes of a training batch, with a teacher's fields where the recipe has pseudo labels."""
-    B, T, J = clips, config.data.clip_frames, skeleton.EGOBODY3M.num_joints
+    B, T, J = clips, config.data.clip_frames, _frame_kind(config).skeleton.num_joints
     pseudo = config.data.pseudo is not None
     return structs.Batch(
         frames=_frames(config, B, T),
@@ -159,16 +178,49 @@ def abstract_batch(config: ExperimentConfig, clips: int) -> structs.Batch:
     )
 
 
+def _frame_kind(config: ExperimentConfig) -> _FrameKind:
+    """Returns what the frames of the recipe have in common: as its records say, or else its rig or its reader.
+
+    Raises:
+      ValueError: none of these is there, or the file that says it is wrong.
+    """
+    dataset = config.dataset
+    for split in (config.data.split, config.evaluation.validation_split):
+        folder = files.locate(dataset.directory) / split
+        if (folder / records.MANIFEST_NAME).is_file():
+            spec = records.read_manifest(folder).spec
+            return _FrameKind(
+                skeleton=spec.skeleton, layout=spec.layout, camera_model=spec.camera_model, known_from=str(folder)
+            )
+    if dataset.synthetic is not None:
+        headset, rig = rigs.open_headset(dataset.synthetic.rig), dataset.synthetic.rig
+        return _FrameKind(
+            skeleton=skeleton.EGOBODY3M,
+            layout=headset.layout,
+            camera_model=headset.rig.cameras.model,
+            known_from=rig or "EgoBody3M's rig",
+        )
+    name = dataset.conversion.reader
+    checks.one_of(READERS, **{"dataset.conversion.reader": name})
+    reader = READERS[name](dataset.source_directory or dataset.directory)
+    return _FrameKind(
+        skeleton=reader.skeleton, layout=reader.layout, camera_model=reader.camera_model, known_from=f"reader {name}"
+    )
+
+
 def _name(config: ExperimentConfig) -> str:
     return getattr(config.model, "encoder", config.model.kind)
 
 
 def _model(config: ExperimentConfig) -> PoseModel:
-    return models.build(config.model, skeleton.EGOBODY3M, layout.EGOBODY3M)
+    kind = _frame_kind(config)
+    return models.build(config.model, kind.skeleton, kind.layout)
 
 
 def _frames(config: ExperimentConfig, B: int, T: int) -> structs.Frames:
-    one = structs.blank_frames(1, T, layout.EGOBODY3M.num_views, config.dataset.conversion.image_size_hw)
+    kind = _frame_kind(config)
+    image_size_hw = config.dataset.conversion.image_size_hw
+    one = structs.blank_frames(1, T, kind.layout.num_views, image_size_hw, kind.camera_model)
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((B, *leaf.shape[1:]), leaf.dtype), one)
 
 

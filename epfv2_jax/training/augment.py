@@ -96,8 +96,8 @@ def flip_left_right(batch: structs.Batch, skeleton: Skeleton, layout: RigLayout)
     frames, targets = batch.frames, batch.targets
     if layout.mirror is None:
         raise ValueError(
-            f"augment.flip: the views of {layout.name!r} ({', '.join(layout.view_names)}) have no mirror partners; set "
-            "augment.flip to 0"
+            f"augment.flip: the views of {layout.name!r} ({', '.join(layout.view_names)}) have no mirror partners; "
+            "name them (mirror in headset.yaml), or set augment.flip=0 and augment.mirror_pairs=False"
         )
     chex.assert_axis_dimension(frames.view_valid, 2, layout.num_views)
     chex.assert_axis_dimension(targets.joint_valid, 2, skeleton.num_joints)

@@ -1,6 +1,7 @@
-"""Opens a sequence to be streamed: the zips of the release, or converted records."""
+"""Opens a sequence to be streamed: zips of the release, converted records, or a recording of any headset."""
 
 import dataclasses
+import itertools
 import os
 import pathlib
 from collections.abc import Iterator
@@ -8,16 +9,21 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from epfv2_jax.core import files
+from epfv2_jax.core import checks, files
 from epfv2_jax.data import images, records
 from epfv2_jax.data import rig as rig_lib
 from epfv2_jax.data.calibration import fit as calibration
-from epfv2_jax.data.readers import egobody3m
+from epfv2_jax.data.conversion.config import ConversionConfig
+from epfv2_jax.data.readers import base, egobody3m, recording
 from epfv2_jax.geometry.layout import RigLayout
 from epfv2_jax.geometry.skeleton import Skeleton
 from epfv2_jax.structs import Rig
 
 _IMAGES, _METADATA = ".images.zip", ".metadata.zip"
+_REMEDY = (
+    f"give a recording (docs/own_data.md), the <id>{_IMAGES} of a released sequence, a folder that epfv2_jax.convert "
+    f"wrote (with {records.MANIFEST_NAME} in it), or one of its {records.SHARD_SUFFIX} files"
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -50,30 +56,34 @@ def open_recording(path: str | os.PathLike, image_size_hw: tuple[int, int] | Non
     """Returns the sequence at `path`, with images of `image_size_hw` (height, width).
 
     Args:
-      path: either zip of a released sequence; a shard of records; or a directory of records, for its first sequence.
+      path: either zip of a released sequence; a shard of records; or a directory of records or of recordings
+        (docs/own_data.md), for its first sequence.
       image_size_hw: of the model; None: that of the records.
 
     Raises:
       ValueError: there is no such sequence, it cannot be read, or the records hold images of another size.
     """
     path = files.on_disk(path, "copy the recording there")
-    if path.is_dir() or path.name.endswith(records.SHARD_SUFFIX):
+    is_folder = path.is_dir()
+    if path.name.endswith(records.SHARD_SUFFIX) or (is_folder and _holds(path, records.MANIFEST_NAME)):
         return _open_records(path, image_size_hw)
-    if not path.is_file() or not path.name.endswith((_IMAGES, _METADATA)):
+    if is_folder and any(path.glob(f"*{_IMAGES}")):
+        raise ValueError(f"{path}: holds zips of many sequences; name one of them")
+    if not is_folder and not (path.is_file() and path.name.endswith((_IMAGES, _METADATA))):
         problem = "neither a sequence's zip nor records" if path.exists() else "no such file or folder"
-        raise ValueError(
-            f"{path}: {problem}; give the <id>{_IMAGES} of a released sequence, or a folder that epfv2_jax.convert "
-            f"wrote (with {records.MANIFEST_NAME} in it), or one of its {records.SHARD_SUFFIX} files"
-        )
+        raise ValueError(f"{path}: {problem}; {_REMEDY}")
     if image_size_hw is None:
         raise ValueError(f"{path}: the model does not say to what size images are resized; give converted records")
-    return _open_zip(path, image_size_hw)
+    return _open_folder(path, image_size_hw) if is_folder else _open_zip(path, image_size_hw)
+
+
+def _holds(folder: pathlib.Path, name: str) -> bool:
+    """Returns whether a file of this name is in a folder, or in one of those in it."""
+    return (folder / name).is_file() or any(folder.glob(f"*/{name}"))
 
 
 def _open_records(path: pathlib.Path, image_size_hw: tuple[int, int] | None) -> Recording:
     directory = path if path.is_dir() else path.parent
-    if path.is_dir() and not (path / records.MANIFEST_NAME).is_file() and any(path.glob(f"*{_IMAGES}")):
-        raise ValueError(f"{path}: holds zips of many sequences; name one of them")
     data = records.open_records(directory)
     if image_size_hw is not None and data.image_size_hw != image_size_hw:
         raise ValueError(
@@ -116,6 +126,25 @@ def _frames_of_run(run: records.FrameRun) -> Iterator[RecordedFrame]:
             joints_world_m=run.joints_world_m[t],
             joint_valid=run.joint_valid[t],
         )
+
+
+def _open_folder(path: pathlib.Path, image_size_hw: tuple[int, int]) -> Recording:
+    """Returns the first recording below a folder."""
+    reader = recording.Recording(path)
+    with checks.naming(os.fspath(path), remedy=_REMEDY):
+        source = reader.find_sequences()[0]
+    config, report = ConversionConfig(reader="recording", image_size_hw=image_size_hw), base.ReadReport()
+    runs = reader.read(source, config, report)
+    first = next(runs)
+    return Recording(
+        name=source.sequence,
+        skeleton=reader.skeleton,
+        layout=reader.layout,
+        rig=first.rig,
+        num_frames=report.num_frames - len(report.quarantined_frames),
+        frame_s=reader.frame_s([source]),
+        frames=(frame for run in itertools.chain([first], runs) for frame in _frames_of_run(run)),
+    )
 
 
 def _open_zip(path: pathlib.Path, image_size_hw: tuple[int, int]) -> Recording:

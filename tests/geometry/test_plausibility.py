@@ -241,4 +241,7 @@ def test_what_the_cameras_see():
         "in_view": "warning",
         "in_any_view": "error",
     }
+    one_seen = np.concatenate([np.tile(above, (20, 1, 1)), rest_m[:1]])
+    one_valid = np.ones(one_seen.shape[:2], bool)
+    assert problems(plausibility.views(RIG.cameras, T, one_seen, one_valid, LAYOUT))["in_any_view"] == "warning"
     assert list(plausibility.views(RIG.cameras, T, rest_m, ~valid, LAYOUT)) == []

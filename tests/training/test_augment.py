@@ -310,7 +310,10 @@ def test_config_refuses(changes, message):
 
 def test_flip_refuses_a_rig_without_mirror_partners(batch):
     lone = dataclasses.replace(layouts.EGOBODY3M, name="lone", mirror=None)
-    with pytest.raises(ValueError, match=r"augment\.flip: .*'lone' \(left_side, .*\).*set augment\.flip to 0"):
+    with pytest.raises(
+        ValueError,
+        match=r"augment\.flip: .*'lone' \(left_side, .*\).*set augment\.flip=0 and augment\.mirror_pairs=False",
+    ):
         augment_lib.flip_left_right(batch, EGOBODY3M, lone)
     out = augment_lib.augment(KEY, batch, AugmentConfig(**OFF), EGOBODY3M, lone)  # not flipped, not refused
     assert_close(out, to_float(batch), atol=1e-7)

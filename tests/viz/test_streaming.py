@@ -8,6 +8,7 @@ import zipfile
 import jax
 import numpy as np
 import pytest
+import recordings as own_recordings
 
 from epfv2_jax import structs
 from epfv2_jax.data import images, records
@@ -100,6 +101,26 @@ def test_zip_and_records_stream_alike(data, zip_path):
                 np.testing.assert_array_equal(getattr(other, name), getattr(frame, name))
 
 
+def test_a_recording_and_its_records_stream_alike(tmp_path):
+    """Of another headset; the poses of one frame are missing."""
+    folder = own_recordings.write(tmp_path / "raw", own_recordings.FRONT, 4, "test", "walk")
+    rows = (folder / "gt/data.csv").read_text().splitlines(keepends=True)
+    (folder / "gt/data.csv").write_text("".join(rows[:1] + rows[2:]))
+    config = ConversionConfig(reader="recording", image_size_hw=SIZE_HW, record_frames=2)
+    conversion.convert(tmp_path / "raw", tmp_path / "records", config)
+    of_records = recordings.open_recording(tmp_path / "records" / "test", SIZE_HW)
+    expected = list(of_records.frames)
+    for path in (folder.parent, tmp_path / "raw"):
+        found = recordings.open_recording(path, SIZE_HW)
+        for name in ("name", "skeleton", "layout", "num_frames", "frame_s"):
+            assert getattr(found, name) == getattr(of_records, name), name
+        jax.tree.map(np.testing.assert_array_equal, found.rig, of_records.rig)
+        for frame, other in zip(found.frames, expected, strict=True):
+            for field in dataclasses.fields(frame):
+                np.testing.assert_array_equal(getattr(frame, field.name), getattr(other, field.name))
+    assert len(expected) == found.num_frames == 3
+
+
 def test_stream_passes_gaps_and_starts_anew_after_the_first_compilation(zip_path):
     streams = []
 
@@ -158,11 +179,13 @@ def test_sequences_that_cannot_be_played_are_refused(data, zip_path, tmp_path):
     records_dir = data / "records" / "test"
     (tmp_path / "walk.mkv").write_bytes(b"x")
     shutil.copy(zip_path, tmp_path)
+    (tmp_path / "empty").mkdir()
     for path, message in (
         (tmp_path / "absent.images.zip", "no such file or folder; give"),
         (tmp_path / "walk.mkv", "neither a sequence's zip nor records; give"),
         (tmp_path / zip_path.name, "metadata.zip: no such file"),
         (tmp_path, "name one of them"),
+        (tmp_path / "empty", "recordings: there are none; .*; give a recording"),
         (data / "records", "name one of these"),
         (records_dir / "other.arrayrecord", "name one of"),
     ):

@@ -10,7 +10,8 @@ from epfv2_jax.geometry import transforms
 from epfv2_jax.geometry.cameras import Camera
 from epfv2_jax.geometry.layout import RigLayout
 
-#: Least share of the joints that fall into a view's image (a warning), and into that of the view that sees most.
+#: Least share of the joints that fall into a view's image, and into that of the view that sees most. Less is a warning:
+#: glasses whose cameras look ahead see little of a wearer whose arms hang. None at all is an error.
 MIN_VISIBLE, MIN_VISIBLE_ANY = 0.02, 0.05
 
 
@@ -53,4 +54,5 @@ def views(
         "unit and sequence?"
         if best < MIN_VISIBLE_ANY
         else "",
+        is_error=best == 0,
     )

@@ -121,8 +121,9 @@ def test_rigs_are_found_by_calibration_headset_and_folder(rig_files, tmp_path):
     assert rigs.open_headset(rig_files["two"]).sha256 != expected.sha256
     # A calibration alone does not say where the head is.
     (tmp_path / "camchain.yaml").write_text(calibration.read_text())
-    with pytest.raises(ValueError, match=r"headset.yaml: no such file; .* Begin with") as error:
-        rigs.open_headset(tmp_path / "camchain.yaml")
+    for path in (tmp_path / "camchain.yaml", tmp_path, tmp_path / "headset.yaml"):
+        with pytest.raises(ValueError, match=r"headset.yaml: no such file; .* Begin with") as error:
+            rigs.open_headset(path)
     template = str(error.value).partition("Begin with\n")[2]
     (tmp_path / "headset.yaml").write_text(template)
     assert rigs.open_headset(tmp_path / "camchain.yaml").layout.view_names == tuple(f"cam{i}" for i in range(6))

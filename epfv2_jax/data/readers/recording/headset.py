@@ -94,8 +94,9 @@ def read_headset(path: str | os.PathLike) -> Headset:
     Raises:
       ValueError: there is none, or a field is unknown, missing or wrong; the message names file, field and value.
     """
-    with checks.naming(os.fspath(path), remedy="docs/own_data.md describes the file"):
-        content = files.read_yaml(path)
+    remedy = "docs/own_data.md describes the file"
+    content = files.read_yaml(path, remedy)
+    with checks.naming(os.fspath(path), remedy=remedy):
         return config_lib.from_mapping(Headset, content, "")
 
 

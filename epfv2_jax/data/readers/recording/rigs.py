@@ -7,11 +7,17 @@ from epfv2_jax.core import files
 from epfv2_jax.data.calibration import formats
 from epfv2_jax.data.calibration.formats import CalibratedCamera
 from epfv2_jax.data.readers.recording.headset import HEADSET_NAME, Headset, read_headset
-from epfv2_jax.data.readers.recording.sequence import RecordingFiles, cameras_in, cameras_of, find_sequences
+from epfv2_jax.data.readers.recording.sequence import (
+    RecordingFiles,
+    calibration_in,
+    cameras_in,
+    cameras_of,
+    find_sequences,
+)
 
 _TEMPLATE = """format: epfv2-asl/1
 T_headset_body: [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]  # body to headset: x left, y up, z forward
-views:
+views:  # turns of np.rot90 that make the image upright; add mirror: NAME, the partner under a left-right flip
 {views}"""
 
 
@@ -28,12 +34,13 @@ def open_rig(path: str | os.PathLike) -> tuple[Headset, tuple[CalibratedCamera, 
     path = files.on_disk(path, "copy the calibration there")
     folder = path if path.is_dir() else path.parent
     headset_path = folder / HEADSET_NAME
-    if path != folder and path.name != HEADSET_NAME:
-        if not headset_path.is_file():
-            raise ValueError(_no_headset(path, headset_path))
-        headset = read_headset(headset_path)
-        return headset, cameras_in(path, headset)
+    given = path != folder and path.name != HEADSET_NAME
+    calibration = path if given else calibration_in(folder)
+    if calibration is not None and not headset_path.is_file():
+        raise ValueError(_no_headset(calibration, headset_path))
     headset = read_headset(headset_path)
+    if given:
+        return headset, cameras_in(path, headset)
     own = RecordingFiles(sequence="rig", split="train", folder=folder)
     try:
         return headset, cameras_of(own, headset)

@@ -129,6 +129,11 @@ def cameras_of(files: RecordingFiles, headset: Headset) -> tuple[CalibratedCamer
     return cameras_in(path, headset)
 
 
+def calibration_in(folder: pathlib.Path) -> pathlib.Path | None:
+    """Returns the file for all cameras in a folder; None where there is none of a usual name."""
+    return next((folder / name for name in _CALIBRATIONS if (folder / name).is_file()), None)
+
+
 def cameras_in(path: str | os.PathLike, headset: Headset) -> tuple[CalibratedCamera, ...]:
     """Returns the calibrated camera of each view from a file for all cameras; see `cameras_of`."""
     found = {camera.name: camera for camera in formats.read(path)}
