@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 import epfv2_jax
-from epfv2_jax.core import checks, exits
+from epfv2_jax.core import checks, completion, exits
 
 #: Each command, and what it does: the beginning of its module's docstring.
 COMMANDS = {
@@ -27,6 +27,8 @@ COMMANDS = {
     "auto_label": "Trains a teacher, labels with it, trains students and compares them",
     "dry_run": "Compiles a recipe's step for TPUs that are not there, and tells whether it fits",
 }
+_MORE = """Each explains its flags: python -m epfv2_jax.COMMAND --help
+Where it is installed, epfv2 COMMAND does the same; eval "$(epfv2 --print-completion bash)" lets bash complete it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,6 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(listing())
     elif name == "--version":
         print(f"epfv2_jax {epfv2_jax.__version__}")
+    elif name == "--print-completion":
+        parsers = {name: importlib.import_module(f"epfv2_jax.{name}").parser() for name in COMMANDS}
+        with exits.one_line_errors(), exits.usage():
+            print(completion.script("".join(arguments), parsers, COMMANDS))
     else:
         near = checks.nearest(name, COMMANDS)
         print(f"error: {name}: no such command{near} (see python -m epfv2_jax)", file=sys.stderr)
@@ -48,9 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def listing() -> str:
     """Returns a line for each command."""
     width = max(map(len, COMMANDS))
-    lines = [f"python -m epfv2_jax.{name:{width}}  {what}" for name, what in COMMANDS.items()]
-    flags = "Each explains its flags: python -m epfv2_jax.COMMAND --help"
-    return "\n".join([*lines, "", flags, "Where the package is installed, epfv2 COMMAND does the same."])
+    return "\n".join([*(f"python -m epfv2_jax.{name:{width}}  {what}" for name, what in COMMANDS.items()), "", _MORE])
 
 
 if __name__ == "__main__":

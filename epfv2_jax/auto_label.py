@@ -14,7 +14,7 @@ from epfv2_jax.core import cli
 def parser() -> cli.Parser:
     """Returns the command's flags."""
     flags = cli.parser("auto_label", __doc__)
-    flags.add_recipe("als_quickstart")
+    flags.add_recipe("als_quickstart", "AutoLabelConfig")
     return flags
 
 

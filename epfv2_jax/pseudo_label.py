@@ -16,15 +16,16 @@ from collections.abc import Sequence
 from epfv2_jax.autolabel.config import PassConfig
 from epfv2_jax.core import cli, exits, tasks
 
+_VERBS = {"plan": "fix the work", "run": "label what is left", "status": "count what is done", "verify": "check it all"}
 _PLAN = {"unit_frames": "published in one piece", "slots": "side by side", "chunk_frames": "of a stream in a batch"}
 
 
 def parser() -> cli.Parser:
     """Returns the command's flags."""
     flags = cli.parser("pseudo_label", __doc__)
-    verbs = flags.add_subparsers(dest="verb", required=True, metavar="plan|run|status|verify")
-    for name in ("plan", "run", "status", "verify"):
-        verb = verbs.add_parser(name)
+    verbs = flags.add_subparsers(dest="verb", required=True, metavar="|".join(_VERBS), help="what to do:")
+    for name, what in _VERBS.items():
+        verb = verbs.add_parser(name, help=what)
         verb.add_argument("--out", required=True, help="directory of the pass, also on gs:// or s3://")
         if name != "status":
             verb.add_argument("--data", required=True, help="directory of records, one split")
@@ -41,8 +42,7 @@ def run(args: argparse.Namespace) -> int:
     """Does what the verb says, and prints what came of it."""
     with exits.usage():
         given = {name: value for name, value in vars(args).items() if name in ("out", "data", "checkpoint", "parquet")}
-        if args.verb == "plan":
-            given["config"] = PassConfig(**{name: getattr(args, name) for name in _PLAN})
+        given |= {"config": PassConfig(**{name: getattr(args, name) for name in _PLAN})} if args.verb == "plan" else {}
         given |= {"engine": tasks.from_arguments(args)} if args.verb == "run" else {}
     from epfv2_jax.autolabel import command
 

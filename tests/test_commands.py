@@ -1,5 +1,6 @@
 """All commands are listed and explain themselves at once, and the texts name only commands and flags that exist."""
 
+import argparse
 import importlib
 import pathlib
 import re
@@ -65,6 +66,17 @@ def test_help_comes_at_once_and_imports_nothing_heavy(name):
     assert found.stdout.splitlines()[-1] == "heavy: []"
     assert f"epfv2_jax.{name or 'train'}" in found.stdout
     assert seconds < 1.5
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_flag_is_explained_and_so_is_every_field_of_a_recipe(name):
+    parsers = [module(name).parser()]
+    for parser in parsers:
+        text = parser.format_help()
+        for action in parser._actions:
+            assert action.help, action.dest
+            parsers += action.choices.values() if isinstance(action, argparse._SubParsersAction) else []
+        assert ("optimizer.learning_rate=0.001  peak" in text) == ("--print_config" in text)
 
 
 def test_a_command_runs_by_its_name_and_a_wrong_name_is_one_line(capsys):

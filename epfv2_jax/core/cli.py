@@ -7,10 +7,11 @@ nothing heavy is imported, so that `--help` answers at once.
 import argparse
 import logging
 import pathlib
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 
-from epfv2_jax.core import checks, exits
+from epfv2_jax.core import checks, exits, fields
 
 #: Help of `--checkpoint`; `checkpoints.load` takes each of them.
 CHECKPOINT = "directory of a run, or its folder checkpoints, or a packaged model: a folder or hf://ORG/NAME[@REVISION]"
@@ -18,7 +19,8 @@ CHECKPOINT = "directory of a run, or its folder checkpoints, or a packaged model
 _RECIPE_HELP = "a recipe by name or file; the variant is the argument of its get_config"
 _OVERRIDE_HELP = """Every field of the configuration is a flag, whether the recipe sets it or not:
   --config.optimizer.learning_rate=5e-4   --config.data.pseudo=None   --config.dataset.conversion.levels=0,1
---print_config shows all fields with their values."""
+--print_config shows all fields with their values, those that the recipe sets included. Their defaults:"""
+_CONFIG_MODULE = "epfv2_jax.experiment.config"
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
@@ -34,25 +36,45 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **options):
         super().__init__(**{"formatter_class": _Help, "allow_abbrev": False, **options})
-        self._takes_recipe = False
+        self._config_class: str | None = None  # of what a recipe fills
 
-    def add_recipe(self, example: str) -> None:
-        """Adds `--config`, `--print_config` and one flag for each field: the (path, text) pairs `args.overrides`."""
-        self._takes_recipe, self.epilog = True, _OVERRIDE_HELP
+    def add_recipe(self, example: str, config_class: str = "ExperimentConfig") -> None:
+        """Adds `--config`, `--print_config` and one flag for each field: the (path, text) pairs `args.overrides`.
+
+        Args:
+          example: a recipe, for the help.
+          config_class: what it fills, a name in `experiment.config`.
+        """
+        self._config_class, self.epilog = config_class, _OVERRIDE_HELP
         self.add_argument(
             "--config", required=True, metavar="RECIPE[:VARIANT]", help=f"{_RECIPE_HELP}; for example {example}"
         )
         self.add_argument("--print_config", action="store_true", help="print the whole configuration as JSON and exit")
 
+    def add_fields(self) -> None:
+        """Adds a flag for each field of the configuration, once: for completion, since parsing needs none of them."""
+        for group in fields.groups(_CONFIG_MODULE, self._config_class) if self._config_class else ():
+            for field in group.fields:
+                flag = f"--config.{group.name(field)}"
+                if flag not in self._option_string_actions:
+                    self.add_argument(flag, choices=field.choices, help=field.comment.replace("%", "%%"))
+
+    def format_help(self) -> str:
+        """Returns what `--help` prints: the flags, then the fields of the configuration."""
+        if self._config_class is None:
+            return super().format_help()
+        width = shutil.get_terminal_size().columns - 2
+        return f"{super().format_help()}\n{fields.describe(_CONFIG_MODULE, self._config_class, width)}"
+
     def parse_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None):
         """Returns the parsed flags; ends the program with code 2 where they are wrong."""
         given = list(sys.argv[1:] if args is None else args)
-        overrides = self._pop_overrides(given) if self._takes_recipe else []
+        overrides = self._pop_overrides(given) if self._config_class else []
         found, unknown = super().parse_known_args(given, namespace)
         if unknown:
             near = checks.nearest(unknown[0].partition("=")[0], self._flags())
             self.error(f"unrecognized arguments: {' '.join(unknown)}{near}")
-        if self._takes_recipe:
+        if self._config_class:
             found.overrides = overrides
         return found
 

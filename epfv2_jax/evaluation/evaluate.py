@@ -34,9 +34,9 @@ class EvaluationConfig:
 
     clip_frames: int = 64  # frames streamed from an empty state; longer than the window
     batch_size: int = 4  # clips
-    validation_split: str = "validation"
+    validation_split: str = "validation"  # scored during training, to keep the best weights
     validation_clips: int = 64  # at most, in evaluations during training, spread evenly over the split; 0: all
-    test_split: str = "test"
+    test_split: str = "test"  # scored after training
     pictures: int = 8  # worst frames drawn after the final evaluation; half as many near the median, a quarter best
     ablate_views: bool = True  # final evaluation: also without images and with each view alone, V + 1 more passes
     hide_views: bool = False  # score without images, in validation too: for a model that is trained without them

@@ -32,8 +32,8 @@ class DatasetConfig:
     itself made first where `synthetic` is given and it is absent.
     """
 
-    directory: str
-    source_directory: str | None = None
+    directory: str  # of the records
+    source_directory: str | None = None  # of the raw data
     synthetic: SyntheticConfig | None = None
     conversion: ConversionConfig = ConversionConfig()
 
@@ -48,8 +48,8 @@ class DatasetConfig:
 class ExperimentConfig:
     """One run, whole. It is saved with every checkpoint."""
 
-    output_dir: str
-    seed: int = 0
+    output_dir: str  # of metrics, checkpoints and evaluation; where they lie, the run resumes
+    seed: int = 0  # of weights, order of the clips and noise
     encoder_weights: str | None = None  # a directory that import_weights wrote: what the encoder starts from
     init_from: str | None = None  # the directory of another run: its best weights are what this run starts from
     init_modules: tuple[str, ...] = ()  # the model's top-level modules that it takes from there; (): all
@@ -80,7 +80,7 @@ class ExperimentConfig:
 class AutoLabelConfig:
     """One cycle. The student's `data.pseudo` names the unlabelled records and where their labels go."""
 
-    output_dir: str
+    output_dir: str  # of the comparison; teacher and student have their own
     teacher: ExperimentConfig
     unlabelled: DatasetConfig  # its own labels are never read
     label_pass: PassConfig = PassConfig()

@@ -25,11 +25,11 @@ from epfv2_jax.training.state import TrainState, inference_variables
 class LoopConfig:
     """Cadences, in steps; 0 switches a thing off (the last step is always saved and evaluated)."""
 
-    log_every: int = 20
-    evaluate_every: int = 500
-    checkpoint_every: int = 500
+    log_every: int = 20  # a line of metrics.jsonl
+    evaluate_every: int = 500  # a score on the validation split
+    checkpoint_every: int = 500  # the state to resume from
     max_skipped_in_a_row: int = 10  # non-finite steps in a row after which the run stops
-    tensorboard: bool = False
+    tensorboard: bool = False  # write metrics for TensorBoard too; the extra of that name
 
     def __post_init__(self):
         checks.at_least(0, evaluate_every=self.evaluate_every, checkpoint_every=self.checkpoint_every)

@@ -25,12 +25,12 @@ class OptimizerConfig:
     # Nesterov's momentum. For encoders that start from nothing: it needs fewer samples.
     kind: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = 1e-3  # peak
-    warmup_steps: int = 500
+    warmup_steps: int = 500  # in which the learning rate rises to its peak
     final_fraction: float = 0.01  # of the peak, at the last step
     weight_decay: float = 1e-2  # on kernels only
-    b1: float = 0.9
-    b2: float = 0.999
-    clip_norm: float = 1.0
+    b1: float = 0.9  # decay of the mean gradient
+    b2: float = 0.999  # decay of its mean square
+    clip_norm: float = 1.0  # largest norm of the gradient; a longer one is shortened to it
     encoder_scale: float = 1.0  # learning rate of the encoder relative to the rest of the model
     encoder_layer_decay: float = 1.0  # of each encoder layer relative to the next deeper one (0.65-0.8 for a ViT)
 

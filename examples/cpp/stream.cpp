@@ -4,58 +4,15 @@
 //
 // The graph is one step: its outputs next_* are the state that the next step takes under the same names without next_.
 // Exit status: 0 if every output is within the tolerance that the golden sequence states, 1 if not, 2 for an error.
-#include <onnxruntime_cxx_api.h>
-
-#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
-#include <utility>
 
 #include "npz.h"
+#include "pose_stream.h"
 
 namespace {
-
-const std::string kNext = "next_";
-
-// numpy's name of a tensor's element type.
-const char* dtype_of(ONNXTensorElementDataType type) {
-  switch (type) {
-    case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT: return "<f4";
-    case ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8: return "|u1";
-    case ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL: return "|b1";
-    case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32: return "<i4";
-    default: throw std::runtime_error("the graph has a tensor of a type that this example does not know");
-  }
-}
-
-struct Port {
-  std::string name;
-  ONNXTensorElementDataType type;
-  std::vector<int64_t> shape;
-  size_t bytes;  // of one frame
-};
-
-template <typename GetInfo>
-Port describe(std::string name, GetInfo type_info) {
-  const auto info = type_info.GetTensorTypeAndShapeInfo();
-  const auto type = info.GetElementType();
-  return {std::move(name), type, info.GetShape(), info.GetElementCount() * std::stoul(dtype_of(type) + 2)};
-}
-
-// One frame of a golden array, as a tensor over its memory.
-Ort::Value frame_of(Array& array, const Port& port, size_t frame, const Ort::MemoryInfo& memory) {
-  return Ort::Value::CreateTensor(memory, array.bytes.data() + frame * port.bytes, port.bytes, port.shape.data(),
-                                  port.shape.size(), port.type);
-}
-
-Ort::Value zeros(const Port& port) {
-  Ort::AllocatorWithDefaultOptions allocator;
-  auto value = Ort::Value::CreateTensor(allocator, port.shape.data(), port.shape.size(), port.type);
-  std::memset(value.GetTensorMutableRawData(), 0, port.bytes);
-  return value;
-}
 
 double number_at(const char* data, size_t i, const std::string& dtype) {
   if (dtype == "<f4") return reinterpret_cast<const float*>(data)[i];
@@ -65,10 +22,9 @@ double number_at(const char* data, size_t i, const std::string& dtype) {
 }
 
 // The largest difference of an output from the golden array's frame; infinite where one of them is no number.
-double largest_difference(const Ort::Value& output, const Array& golden, const Port& port, size_t frame) {
-  const std::string dtype = dtype_of(port.type);
+double largest_difference(const char* found, const Array& golden, const Port& port, size_t frame) {
+  const std::string dtype = port.dtype();
   const size_t count = port.bytes / std::stoul(dtype.substr(2));
-  const auto* found = static_cast<const char*>(output.GetTensorRawData());
   double largest = 0;
   for (size_t i = 0; i < count; ++i) {
     const double expected = number_at(golden.bytes.data(), frame * count + i, dtype);
@@ -84,7 +40,7 @@ Array* find(std::map<std::string, Array>& golden, const std::string& name, const
   if (found == golden.end()) return nullptr;
   const Array& array = found->second;
   const bool enough = array.shape.size() >= leading;
-  if (!enough || array.dtype != dtype_of(port.type) ||
+  if (!enough || array.dtype != port.dtype() ||
       std::vector<int64_t>(array.shape.begin() + leading, array.shape.end()) != port.shape) {
     throw std::runtime_error(name + " has another type or shape than in the graph");
   }
@@ -98,42 +54,15 @@ double percentile(std::vector<double> values, double share) {
 
 int run(const std::string& graph, const std::string& golden_path) {
   auto golden = read_npz(golden_path);
+  PoseStream stream(graph);
+  const auto &inputs = stream.inputs, &outputs = stream.outputs;
 
-  Ort::Env env(ORT_LOGGING_LEVEL_WARNING, "epfv2");
-  Ort::SessionOptions options;
-  options.SetIntraOpNumThreads(1);
-  Ort::Session session(env, std::basic_string<ORTCHAR_T>(graph.begin(), graph.end()).c_str(), options);
-  Ort::AllocatorWithDefaultOptions allocator;
-  const auto memory = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
-
-  std::vector<Port> inputs, outputs;
-  for (size_t i = 0; i < session.GetInputCount(); ++i) {
-    inputs.push_back(describe(session.GetInputNameAllocated(i, allocator).get(), session.GetInputTypeInfo(i)));
-  }
-  for (size_t i = 0; i < session.GetOutputCount(); ++i) {
-    outputs.push_back(describe(session.GetOutputNameAllocated(i, allocator).get(), session.GetOutputTypeInfo(i)));
-  }
-  std::vector<const char*> input_names, output_names;
-  for (const auto& port : inputs) input_names.push_back(port.name.c_str());
-  for (const auto& port : outputs) output_names.push_back(port.name.c_str());
-
-  // Which output becomes which input of the next frame.
-  std::vector<Ort::Value> values(inputs.size());
-  std::vector<std::pair<size_t, size_t>> carried;
-  for (size_t o = 0; o < outputs.size(); ++o) {
-    if (outputs[o].name.compare(0, kNext.size(), kNext) != 0) continue;
-    const auto name = outputs[o].name.substr(kNext.size());
-    const auto found = std::find_if(inputs.begin(), inputs.end(), [&](const Port& port) { return port.name == name; });
-    if (found == inputs.end()) throw std::runtime_error(outputs[o].name + " belongs to no input");
-    carried.emplace_back(o, found - inputs.begin());
-    values[found - inputs.begin()] = zeros(*found);  // before the first frame
-  }
   size_t frames = 0;
   std::vector<std::pair<size_t, Array*>> given, compared, last;
   for (size_t i = 0; i < inputs.size(); ++i) {
-    if (values[i]) continue;
+    if (stream.is_state(i)) continue;
     if (Array* array = find(golden, "calibration/" + inputs[i].name, inputs[i], 0)) {
-      values[i] = frame_of(*array, inputs[i], 0, memory);
+      stream.bind(i, array->bytes.data());
     } else if ((array = find(golden, "inputs/" + inputs[i].name, inputs[i], 1))) {
       given.emplace_back(i, array);
       frames = array->shape[0];
@@ -144,7 +73,7 @@ int run(const std::string& graph, const std::string& golden_path) {
   for (size_t o = 0; o < outputs.size(); ++o) {
     if (Array* array = find(golden, "outputs/" + outputs[o].name, outputs[o], 1)) compared.emplace_back(o, array);
   }
-  for (const auto& [o, i] : carried) {
+  for (const auto& [o, i] : stream.state) {
     if (Array* array = find(golden, "final/" + inputs[i].name, outputs[o], 0)) last.emplace_back(o, array);
   }
   for (const auto* arrays : {&given, &compared}) {
@@ -158,19 +87,15 @@ int run(const std::string& graph, const std::string& golden_path) {
   std::vector<double> latency_ms;
   std::vector<double> largest(outputs.size(), 0.0);
   for (size_t t = 0; t < frames; ++t) {
-    for (auto& [i, array] : given) values[i] = frame_of(*array, inputs[i], t, memory);
+    for (auto& [i, array] : given) stream.bind(i, array->bytes.data() + t * inputs[i].bytes);
     const auto start = std::chrono::steady_clock::now();
-    auto results = session.Run(Ort::RunOptions{nullptr}, input_names.data(), values.data(), values.size(),
-                               output_names.data(), output_names.size());
+    stream.step();
     latency_ms.push_back(std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count());
     for (auto& [o, array] : compared) {
-      largest[o] = std::max(largest[o], largest_difference(results[o], *array, outputs[o], t));
+      largest[o] = std::max(largest[o], largest_difference(stream.read(o), *array, outputs[o], t));
     }
-    if (t + 1 == frames) {
-      for (auto& [o, array] : last) largest[o] = largest_difference(results[o], *array, outputs[o], 0);
-    }
-    for (auto& [o, i] : carried) values[i] = std::move(results[o]);  // the cache moves, it is not copied
   }
+  for (auto& [o, array] : last) largest[o] = largest_difference(stream.read(o), *array, outputs[o], 0);
 
   bool good = true;
   compared.insert(compared.end(), last.begin(), last.end());

@@ -14,7 +14,7 @@ class ConversionConfig:
     image_size_hw: tuple[int, int] = (256, 256)  # of the upright images; the two factors may differ
     levels: tuple[int, ...] | None = None  # annotation levels to keep (0 is the best grade); None keeps all
     record_frames: int = 64  # most frames in a record
-    jpeg_quality: int = 92
+    jpeg_quality: int = 92  # of the images in the records, 1 to 100
     # What becomes of a sequence with a poorly calibrated camera (see `data.calibration`), or with cameras, poses or a
     # body that cannot be (see `geometry.plausibility`): "quarantine" leaves it out, "keep" uses all as it is (the
     # default headset's camera where too few joints are seen to fit one).

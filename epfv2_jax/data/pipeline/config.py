@@ -28,8 +28,8 @@ class PseudoConfig:
 class WarmupConfig:
     """Batches of more and shorter clips at the start: neighbouring frames teach an encoder hardly more than one."""
 
-    steps: int
-    clip_frames: int
+    steps: int  # that the warm-up lasts
+    clip_frames: int  # frames T of a clip
     batch_size: int  # clips
 
     def __post_init__(self):

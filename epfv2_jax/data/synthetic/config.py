@@ -9,18 +9,18 @@ from epfv2_jax.core import checks
 class SyntheticConfig:
     """Sizes, motion and seed of a synthetic data set."""
 
-    seed: int = 0
+    seed: int = 0  # of people, motions and rooms
     rig: str | None = None  # what sees the people, as `recording.open_rig` takes it; None: the headset of EgoBody3M
     train_sequences: int = 80  # 0: none, or every part of the motion files once
-    validation_sequences: int = 8
-    test_sequences: int = 8
+    validation_sequences: int = 8  # likewise
+    test_sequences: int = 8  # likewise
     frames: int = 96  # of a sequence; the last part of a motion file may be shorter
     frame_step: int = 1  # frames of motion (30 a second) for each image: 3 gives 10 images a second
     image_width: int = 80  # of the stored images, pixels; EgoBody3M's have 640 at the sides and 1280 in front
     clips_per_person: int = 8  # steps in which a person appears where images are rendered in the loop
     train_motion: tuple[str, ...] = ()  # motion capture files (.amc with its .asf beside it, .bvh); empty: procedural
-    validation_motion: tuple[str, ...] = ()
-    test_motion: tuple[str, ...] = ()
+    validation_motion: tuple[str, ...] = ()  # likewise, of other people
+    test_motion: tuple[str, ...] = ()  # likewise, of other people
     # Procedural activities (keys of `activities.ACTIVITIES`) that no sequence shows: hands that no camera sees are for
     # models with a memory, and long runs.
     left_out_activities: tuple[str, ...] = ("behind",)

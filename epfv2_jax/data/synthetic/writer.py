@@ -30,6 +30,7 @@ from epfv2_jax.structs import Rig
 
 _CONFIG_FILE = "synthetic.json"
 _FORMAT_VERSION = 2  # of the zips: since 2 they state their frame time
+_NOT_IN_FILES = ("clips_per_person",)  # settings of images rendered in the loop alone; older files state them
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 
 
@@ -130,8 +131,10 @@ class _Synthesizer:
 
 
 def claim(directory: pathlib.Path, config: SyntheticConfig) -> None:
-    """Writes the configuration of a new data set; raises if an old one has another, or another format."""
+    """Writes what the files of a new data set depend on; raises if an old one has other settings, or another format."""
     path, now = directory / _CONFIG_FILE, {"version": _FORMAT_VERSION, **config_lib.to_mapping(config)}
+    for name in _NOT_IN_FILES:
+        del now[name]
     headset = rigs.open_headset(config.rig)
     if headset.description is not None:
         now["rig"] = f"that with checksum {headset.sha256}"
@@ -144,7 +147,7 @@ def claim(directory: pathlib.Path, config: SyntheticConfig) -> None:
     before = files.read_json(path, remedy)
     with checks.naming(os.fspath(path), remedy=remedy):
         checks.instance("content", before, dict, "a JSON object")
-        for key in sorted({*now, *before}):
+        for key in sorted({*now, *before}.difference(_NOT_IN_FILES)):
             if before.get(key) != now.get(key):
                 raise ValueError(f"made with {key} = {before.get(key)!r}, asked for {now.get(key)!r}")
 

@@ -40,9 +40,9 @@ class LSTMConfig:
     # Side of the window of local contrast normalisation, in image heights; 0: mean and deviation below.
     local_contrast: float = 0.0
     image_mean: float = 0.45  # of images in [0, 1]
-    image_std: float = 0.225
+    image_std: float = 0.225  # likewise
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the encoder; LSTM and head are always float32
-    param_dtype: Literal["float32", "bfloat16"] = "float32"
+    param_dtype: Literal["float32", "bfloat16"] = "float32"  # of the weights
     remat: bool = False  # recompute encoder blocks in the backward pass: less memory, more time
 
     def __post_init__(self):

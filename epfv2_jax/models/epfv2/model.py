@@ -57,9 +57,9 @@ class EPFv2Config:
     # teaches an encoder that starts from nothing much faster, and is not what imported weights expect.
     local_contrast: float = 0.0
     image_mean: float = 0.45  # of images in [0, 1]; our choice
-    image_std: float = 0.225
+    image_std: float = 0.225  # likewise
     dtype: Literal["float32", "bfloat16"] = "float32"  # of encoder and decoders; heads and geometry are always float32
-    param_dtype: Literal["float32", "bfloat16"] = "float32"
+    param_dtype: Literal["float32", "bfloat16"] = "float32"  # of the weights
     remat: bool = False  # recompute encoder blocks in the backward pass: less memory, more time
     scan_layers: bool = False  # one loop over the encoder's blocks: compiles faster; the parameters are the same
 

@@ -77,6 +77,18 @@ def test_other_settings_are_refused_in_the_same_directory(dataset):
         writer.write_dataset(dataclasses.replace(CONFIG, frames=7), directory, progress=False)
 
 
+@pytest.mark.parametrize("stated", [{}, {"clips_per_person": 8}], ids=["now", "before"])
+def test_what_concerns_the_loop_alone_is_not_compared(stated, tmp_path):
+    """The length of a person's stay in the batches changes no file: another recipe may use the same ones."""
+    writer.claim(tmp_path, CONFIG)
+    settings = tmp_path / "synthetic.json"
+    assert "clips_per_person" not in json.loads(settings.read_text())
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | stated))
+    writer.claim(tmp_path, dataclasses.replace(CONFIG, clips_per_person=3))
+    with pytest.raises(ValueError, match="made with seed = 3, asked for 4"):
+        writer.claim(tmp_path, dataclasses.replace(CONFIG, seed=4, clips_per_person=3))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

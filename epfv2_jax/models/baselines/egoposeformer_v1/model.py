@@ -46,15 +46,15 @@ class EPFv1Config:
     width: int = 128  # C of neck and layers
     proposal_width: int = 1024  # of the two hidden layers of the first pose
     depth: int = 3  # layers
-    heads: int = 4
+    heads: int = 4  # of each attention
     points: int = 16  # that each head samples in each view
-    ffn_width: int = 512
+    ffn_width: int = 512  # hidden layer of each feed-forward network
     heatmap_head: bool = False  # predict heatmaps: True in the first stage
     heatmap_joints: tuple[str, ...] = ()  # the K joints that have heatmaps, in this order; (): all
     # Input normalisation as in EPFv2; see EPFv2Config. The original has ImageNet's mean and deviation of each colour.
     local_contrast: float = 0.0
-    image_mean: float = 0.45
-    image_std: float = 0.225
+    image_mean: float = 0.45  # of images in [0, 1]
+    image_std: float = 0.225  # likewise
     # Of encoder, neck and all that is computed for each cell; poses, queries and geometry are always float32.
     dtype: Literal["float32", "bfloat16"] = "float32"
 

@@ -43,13 +43,13 @@ class UnrealEgoConfig:
     # Channels after each upsampling, the coarsest first; an encoder of n + 1 maps takes the last n.
     decoder_widths: tuple[int, ...] = (1024, 512, 512)
     conv_widths: tuple[int, ...] = (64, 128, 256)  # of the autoencoder
-    dense_widths: tuple[int, ...] = (2048, 512)
-    code_width: int = 20
-    pose_width: int = 32
+    dense_widths: tuple[int, ...] = (2048, 512)  # of its layers before the code, and after it in reverse
+    code_width: int = 20  # between its two halves
+    pose_width: int = 32  # of the two hidden layers between code and pose
     # Input normalisation as in EPFv2; see EPFv2Config. The original has ImageNet's mean and deviation of each colour.
     local_contrast: float = 0.0
-    image_mean: float = 0.45
-    image_std: float = 0.225
+    image_mean: float = 0.45  # of images in [0, 1]
+    image_std: float = 0.225  # likewise
     dtype: Literal["float32", "bfloat16"] = "float32"  # of all layers but the last one of the pose
 
     def __post_init__(self):
