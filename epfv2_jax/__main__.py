@@ -45,8 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         with exits.one_line_errors(), exits.usage():
             print(completion.script("".join(arguments), parsers, COMMANDS))
     else:
-        near = checks.nearest(name, COMMANDS)
-        print(f"error: {name}: no such command{near} (see python -m epfv2_jax)", file=sys.stderr)
+        print(
+            f"error: {name}: no such command{checks.nearest(name, COMMANDS)} (see python -m epfv2_jax)", file=sys.stderr
+        )
         return exits.USAGE
     return exits.DONE
 
