@@ -1,4 +1,4 @@
-// Drives the built page in headless Chromium and prints what it shows as JSON; tests/deploy/test_web_example.py reads it.
+// Drives the built page in headless Chromium and prints what it shows as JSON, for tests/deploy/test_web_example.py.
 //
 //   node drive.mjs CHROMIUM ADDRESS PROFILE_DIR CASES
 //

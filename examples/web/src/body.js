@@ -50,7 +50,7 @@ export class BodyView {
     this.placed = false;
   }
 
-  /** Draws a pose: flat joints of the world, flat factors L of the headset frame, flat T_world_headset, truth or null. */
+  /** Draws a pose: flat joints (world), flat factors L (headset frame), flat T_world_headset, and the truth or null. */
   show(joints, cholesky, T, truth) {
     const pose = new THREE.Matrix4().set(...T);
     this.headset.matrix.copy(pose);

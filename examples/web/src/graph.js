@@ -9,8 +9,8 @@ export function readMetadata(buffer, fileName) {
   try {
     for (const [field, bytes] of fields(new Uint8Array(buffer))) {
       if (field !== METADATA_FIELD) continue;
-      const entry = Object.fromEntries([...fields(bytes)].map(([key, value]) => [key, new TextDecoder().decode(value)]));
-      found[entry[1]] = entry[2];
+      const [key, value] = Array.from(fields(bytes), ([, part]) => new TextDecoder().decode(part));
+      found[key] = value;
     }
   } catch {
     throw new Error(`${fileName}: not an ONNX file, or cut off; copy it again`);
@@ -20,7 +20,7 @@ export function readMetadata(buffer, fileName) {
   }
   const metadata = Object.fromEntries(Object.entries(found).map(([key, value]) => [key, JSON.parse(value)]));
   const batch = metadata.inputs.find(({ name }) => name === 'images').shape[0];
-  if (batch !== 1) throw new Error(`${fileName}: a graph of ${batch} streams; the page shows one: export with --batch 1`);
+  if (batch !== 1) throw new Error(`${fileName}: the page shows one stream, not ${batch}: export with --batch 1`);
   return metadata;
 }
 

@@ -74,7 +74,7 @@ async function open() {
   document.body.dataset.state = 'paused';
 }
 
-/** Returns the SHA-256 of a file as the golden sequence states it; null where the browser computes none (plain http). */
+/** Returns the SHA-256 of a file as golden sequences state it; null where the browser computes none (plain http). */
 async function sha256(buffer) {
   if (!crypto.subtle) return null;
   const digest = new Uint8Array(await crypto.subtle.digest('SHA-256', buffer));
@@ -123,8 +123,9 @@ function measure(index, ms, outputs, truth) {
   const { golden, measured } = stream;
   measured.ms.push(ms);
   if (stream.asRecorded) {
-    const differences = ['joints_headset_m', 'joints_world_m'].map((name) => largestDifference(outputs[name], golden.golden(name, index)));
-    measured.parity = Math.max(measured.parity, ...differences);
+    for (const name of ['joints_headset_m', 'joints_world_m']) {
+      measured.parity = Math.max(measured.parity, largestDifference(outputs[name], golden.golden(name, index)));
+    }
     measured.compared.add(index);
   }
   const expected = golden.golden('joints_world_m', index);
@@ -135,13 +136,15 @@ function measure(index, ms, outputs, truth) {
   show('change', stream.asRecorded ? '0 cm' : `${(100 * moved).toFixed(1)} cm`, moved);
   if (truth === null) return show('error', '–', NaN, 'no true joints in this sequence');
   const error = meanDistance(outputs.joints_world_m, truth.joints, truth.valid);
-  if (Number.isFinite(error)) measured.errors.push(error);
+  if (Number.isNaN(error)) return show('error', '–', NaN, 'no true joints in this frame');
+  measured.errors.push(error);
   const mean = measured.errors.reduce((sum, x) => sum + x, 0) / measured.errors.length;
-  show('error', `${(100 * error).toFixed(1)} cm`, error, `mean over the joints · ${(100 * mean).toFixed(1)} cm so far`);
+  const note = `mean over the joints · ${(100 * mean).toFixed(1)} cm so far`;
+  show('error', `${(100 * error).toFixed(1)} cm`, error, note);
 }
 
 function showLatency(ms) {
-  const where = `${stream.backend === 'webgpu' ? 'WebGPU' : 'WASM, one thread'}`;
+  const where = stream.backend === 'webgpu' ? 'WebGPU' : 'WASM, one thread';
   if (ms.length === 0) return show('latency', '–', NaN, where);
   const p50 = median(ms);
   show('latency', `${p50.toFixed(p50 < 10 ? 2 : 1)} ms`, p50, `p50 of ${ms.length} frames · ${where}`);
@@ -152,7 +155,8 @@ function showParity() {
   const allowed = Math.max(PARITY_M, golden.toleranceM);
   const all = measured.compared.size === golden.numFrames;
   const passed = measured.parity <= allowed;
-  const note = `largest of ${measured.compared.size} of ${golden.numFrames} frames · ${passed ? 'within' : 'beyond'} ${allowed} m`;
+  const frames = `${measured.compared.size} of ${golden.numFrames} frames`;
+  const note = `largest of ${frames} · ${passed ? 'within' : 'beyond'} ${allowed} m`;
   show('parity', `${measured.parity.toExponential(1)} m`, measured.parity, note);
   element('parity').classList.toggle('good', passed && all);
   element('parity').classList.toggle('bad', !passed);
@@ -201,9 +205,8 @@ async function take(files) {
   const given = [...files].map((file) => [kinds[file.name.split('.').pop()], file]);
   const unknown = given.find(([kind]) => kind === undefined);
   if (unknown) throw new Error(`${unknown[1].name}: not a .onnx or .npz file`);
-  const read = await Promise.all(given.map(async ([kind, file]) => [kind, { name: file.name, buffer: await file.arrayBuffer() }]));
-  if (read.some(([kind]) => kind === 'graph')) opened.sequence = null;
-  Object.assign(opened, Object.fromEntries(read));
+  if (given.some(([kind]) => kind === 'graph')) opened.sequence = null;
+  for (const [kind, file] of given) opened[kind] = { name: file.name, buffer: await file.arrayBuffer() };
   await open();
 }
 

@@ -10,21 +10,27 @@ export class Sequence {
     if (graphSha256 !== null && stated !== graphSha256) {
       throw new Error(`${fileName}: belongs to another graph; open the two that were exported together`);
     }
-    this.inputs = metadata.inputs.filter(({ state }) => !state);
     this.numFrames = this.arrays['inputs/frame_gap']?.shape[0] ?? 0;
     if (this.numFrames === 0) throw new Error(`${fileName}: holds no frames`);
+    this.inputs = metadata.inputs.filter(({ state }) => !state);
     const outputs = metadata.outputs.filter(({ name }) => !name.startsWith('next_'));
-    for (const [group, tensors] of [['inputs', this.inputs], ['outputs', outputs]]) {
-      for (const { name, shape, dtype } of tensors) check(this.arrays, `${group}/${name}`, [this.numFrames, ...shape], dtype, fileName);
+    const joints = metadata.joint_names.length;
+    const recorded = [
+      { name: 'time_s', shape: [1], dtype: 'float64' },
+      { name: 'joints_world_m', shape: [1, joints, 3], dtype: 'float32' },
+      { name: 'joint_valid', shape: [1, joints], dtype: 'bool' },
+    ].filter(({ name }) => `recorded/${name}` in this.arrays);
+    for (const [group, tensors] of Object.entries({ inputs: this.inputs, outputs, recorded })) {
+      for (const tensor of tensors) check(this.arrays, `${group}/${tensor.name}`, this.numFrames, tensor, fileName);
     }
     this.toleranceM = this.arrays['tolerance/joints_world_m']?.data[0] ?? 0;
   }
 
   /** Returns the inputs of one frame by name, without the state: {type, dims, data}; the data are copies. */
   frame(index) {
-    return Object.fromEntries(
-      this.inputs.map(({ name, shape, dtype }) => [name, { type: dtype, dims: shape, data: this.slice(`inputs/${name}`, index).slice() }]),
-    );
+    const data = (name) => this.slice(`inputs/${name}`, index).slice();
+    const tensors = this.inputs.map(({ name, shape, dtype }) => [name, { type: dtype, dims: shape, data: data(name) }]);
+    return Object.fromEntries(tensors);
   }
 
   /** Returns the golden output of that name at a frame, as a flat array. */
@@ -51,10 +57,10 @@ export class Sequence {
   }
 }
 
-function check(arrays, key, shape, dtype, fileName) {
-  const found = arrays[key];
+function check(arrays, key, numFrames, { shape, dtype }, fileName) {
+  const [found, expected] = [arrays[key], String([numFrames, ...shape])];
   if (found === undefined) throw new Error(`${fileName}: has no ${key}; export again`);
-  if (found.dtype !== dtype || String(found.shape) !== String(shape)) {
-    throw new Error(`${fileName}: ${key} is ${found.dtype} (${found.shape}), the graph takes ${dtype} (${shape})`);
+  if (found.dtype !== dtype || String(found.shape) !== expected) {
+    throw new Error(`${fileName}: ${key} is ${found.dtype} (${found.shape}), the graph has ${dtype} (${expected})`);
   }
 }

@@ -20,8 +20,8 @@ const calls = {
   /** Opens a graph; `inputs` as in its metadata. */
   async open({ graph, inputs, backend }) {
     await load(backend);
-    await session?.release();
-    session = await ort.InferenceSession.create(graph, { executionProviders: [backend], logSeverityLevel: 3 }); // errors alone
+    const options = { executionProviders: [backend], logSeverityLevel: 3 }; // of its log, errors alone
+    session = await ort.InferenceSession.create(graph, options);
     stateTensors = inputs.filter((tensor) => tensor.state);
     await calls.reset();
   },
