@@ -55,7 +55,7 @@ class Graph:
     def model(self) -> onnx.ModelProto:
         """Returns the graph as an ONNX model in one file, without value_info."""
         used = {name for node in self.nodes for name in node.inputs} | {o.name for o in self.outputs}
-        tensors = [numpy_helper.from_array(np.ascontiguousarray(v), k) for k, v in self.constants.items() if k in used]
+        tensors = [numpy_helper.from_array(np.asarray(v, order="C"), k) for k, v in self.constants.items() if k in used]
         graph = helper.make_graph([n.proto() for n in self.nodes], "step", self.inputs, self.outputs, tensors)
         opset = helper.make_opsetid("", self.opset)
         return helper.make_model(graph, opset_imports=[opset], ir_version=helper.find_min_ir_version_for([opset]))

@@ -280,3 +280,9 @@ def test_a_constant_scalar_index_is_evaluated():
     )
     x = normal(3)
     np.testing.assert_array_equal(run(simplified(model), {"x": x}), x * np.array([0, 1, 0], np.float32))
+
+
+def test_scalars_stay_scalars():
+    model = simplified(build({"x": normal(2, 3)}, [("Mul", ["x", "two"], ["y"], {})], {"two": np.float32(2)}))
+    (constant,) = model.graph.initializer
+    assert list(constant.dims) == []  # ONNX Runtime Web refuses scales of quantised products with an axis
