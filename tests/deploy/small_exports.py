@@ -91,12 +91,14 @@ def write_checkpoint(directory, name: str) -> tuple[PoseModel, dict]:
 
 def write_records(directory, num_frames: int = 30) -> None:
     """Two runs of random images, and the rest pose's joints as the truth."""
+    rest = SKELETON.rest_joints_headset_m()
     runs = []
     for seed in range(2):
         sequence = sequences.random_sequence(num_frames, 4, SIZE, 1, seed)
         jpegs = tuple(
             tuple(images_lib.encode_grey(image) for image in views) for views in sequence.frames["images"][:, 0]
         )
+        T_world_headset = sequence.frames["T_world_headset"][:, 0]
         runs.append(
             records_lib.FrameRun(
                 sequence=f"s{seed}",
@@ -104,8 +106,8 @@ def write_records(directory, num_frames: int = 30) -> None:
                 frame_index=np.arange(num_frames, dtype=np.int32),
                 time_s=np.arange(num_frames) / 30,
                 jpegs=jpegs,
-                T_world_headset=sequence.frames["T_world_headset"][:, 0],
-                joints_world_m=np.zeros((num_frames, SKELETON.num_joints, 3), np.float32),
+                T_world_headset=T_world_headset,
+                joints_world_m=rest @ np.moveaxis(T_world_headset[:, :3, :3], 1, 2) + T_world_headset[:, None, :3, 3],
                 joint_valid=np.ones((num_frames, SKELETON.num_joints), bool),
                 view_valid=np.ones((num_frames, 4), bool),
                 rig=rig_lib.upright(rig_lib.default_rig(), LAYOUT, SIZE),

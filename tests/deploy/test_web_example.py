@@ -62,7 +62,7 @@ def page(browser, packages, tmp_path_factory):
         folder,
         {
             "model": [*given, "model.onnx"],
-            "int8": [*given, "int8.onnx", "--precision", "int8"],
+            "int8": [*given, "int8.onnx", "--precision", "int8", "--frames", "8"],
             "keypoints": ["--checkpoint", "keypoints", "--golden_frames", "12", "--out", "keypoints.onnx"],
         },
     )
