@@ -26,7 +26,7 @@ let body = null;
 try {
   body = new BodyView(document.querySelector('#body canvas'));
 } catch {
-  tell('The browser has no WebGL: the body is not shown in 3D.', false);
+  element('no-webgl').hidden = false;
 }
 
 function tell(words, bad) {
