@@ -17,6 +17,9 @@ def parser() -> cli.Parser:
     flags.add_argument("--data", help="directory of records: golden frames, quantisation, and what precision costs")
     flags.add_argument("--split", default="validation", help="of the records")
     flags.add_argument("--frames", type=int, default=200, help="recorded frames to calibrate and measure on, at most")
+    flags.add_argument(
+        "--golden_frames", type=int, default=40, help="of the golden sequence, at most those of a record"
+    )
     return flags
 
 
@@ -34,6 +37,7 @@ def run(args: argparse.Namespace) -> None:
         precision=args.precision,
         records=data.open_split(args.data, args.split) if args.data else None,
         recorded_frames=args.frames,
+        golden_frames=args.golden_frames,
     )
     print(f"{exported.path}: {exported.num_nodes} nodes, {exported.num_bytes / 2**20:.1f} MiB, {args.precision}")
     print("largest differences from JAX over the golden sequence:")

@@ -356,6 +356,7 @@ def make_golden(folder: pathlib.Path) -> pathlib.Path:
         "outputs": {"joints": np.ones((5, 1, 3), np.float32)},
         "final": {"seen": np.array([5], np.int32)},
         "tolerance": {"joints": np.asarray(1e-3), "next_seen": np.asarray(0.5)},
+        "recorded": {"time_s": np.arange(5.0)[:, None]},
     }
     golden_lib.write(folder / "g.golden.npz", golden, files.sha256(folder / "g.onnx"))
     return folder / "g.golden.npz"

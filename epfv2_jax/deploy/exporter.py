@@ -59,6 +59,7 @@ def export(
     precision: str = "fp32",
     records: Records | None = None,
     recorded_frames: int = 200,
+    golden_frames: int = golden_lib.NUM_FRAMES,
 ) -> Exported:
     """Writes the graph of one frame's step at `path`, with its golden sequence beside it, and returns its measures.
 
@@ -71,12 +72,13 @@ def export(
         encoder stays float32, inputs and outputs too.
       records: recorded frames, for the golden sequence and for quantisation.
       recorded_frames: most frames to calibrate the quantisation and measure MPJPE on.
+      golden_frames: most frames of the golden sequence, which ends with the first of the records.
 
     Raises:
       ValueError: the model's state or the records do not fit, int8 without records, or the graph fails a gate.
     """
     path = files.on_disk(path, "export there, then copy both files")
-    checks.at_least(1, batch=batch, recorded_frames=recorded_frames)
+    checks.at_least(1, batch=batch, recorded_frames=recorded_frames, golden_frames=golden_frames)
     checks.one_of(TOLERANCE_M, precision=precision)
     model, about = trained.model, trained.about
     _check_records(records, model, about, precision)
@@ -91,10 +93,10 @@ def export(
     if records is None:
         views = model.layout.num_views
         sequence = sequences.random_sequence(
-            golden_lib.NUM_FRAMES, views, about.image_size_hw, batch, camera_model=about.camera_model
+            golden_frames, views, about.image_size_hw, batch, camera_model=about.camera_model
         )
     else:
-        sequence = next(sequences.recorded_sequences(records, batch, golden_lib.NUM_FRAMES))
+        sequence = next(sequences.recorded_sequences(records, batch, golden_frames))
     golden = step_lib.golden_of(step, inputs, sequences.with_losses(sequence), TOLERANCE_M[precision])
     outputs = step_lib.outputs_of(step, inputs)
     described = metadata.describe(exporter, variables, about, inputs, outputs, precision, trained.card)

@@ -6,6 +6,7 @@ An uncompressed .npz without pickled objects. F is the number of frames.
     outputs/NAME     (F, ...) what JAX computed in float32
     final/NAME       (...) the state after the last frame
     tolerance/NAME   () largest difference allowed for an output, or for a state tensor next_NAME
+    recorded/NAME    (F, ...) time_s, and the truth: joints_world_m, joint_valid; nothing where frames are random
     graph_sha256     () of the ONNX file that the sequence belongs to
 """
 
@@ -22,7 +23,8 @@ from epfv2_jax.core import checks, files
 from epfv2_jax.deploy.session import NEXT, OnnxSession
 
 NUM_FRAMES = 40
-_GROUPS = ("inputs", "outputs", "final", "tolerance")
+_GROUPS = ("inputs", "outputs", "final", "tolerance", "recorded")
+_MAY_BE_EMPTY = ("final", "recorded")  # a model of single frames has no state, random frames have no truth
 
 Golden = dict[str, dict[str, np.ndarray]]
 
@@ -35,7 +37,7 @@ def path_of(graph_path: str | os.PathLike) -> pathlib.Path:
 
 def write(path: str | os.PathLike, golden: Golden, graph_sha256: str) -> None:
     """Writes a golden sequence."""
-    arrays = {f"{group}/{name}": value for group in _GROUPS for name, value in golden[group].items()}
+    arrays = {f"{group}/{name}": value for group in golden for name, value in golden[group].items()}
     with open(path, "wb") as file:
         np.savez(file, graph_sha256=np.asarray(graph_sha256), **arrays)
 
@@ -85,11 +87,11 @@ def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
 def _check(golden: Golden) -> None:
     """Raises ValueError unless all arrays are finite, of the same number of frames, and each result has a tolerance."""
     for group, arrays in golden.items():
-        if group != "final":  # a model of single frames has no state
+        if group not in _MAY_BE_EMPTY:
             checks.not_empty(group, arrays, "the file was changed")
         for name, value in arrays.items():
             checks.finite(f"{group}/{name}", value, "the file was changed")
-    for group in ("inputs", "outputs"):
+    for group in ("inputs", "outputs", "recorded"):
         for name, value in golden[group].items():
             checks.equal(f"{group}/{name}: number of frames", value.shape[:1], (num_frames(golden),))
     results = {*golden["outputs"], *(NEXT + name for name in golden["final"])}

@@ -18,10 +18,11 @@ CALIBRATION = ("focal_px", "center_px", "radial", "tangential", "thin_prism", "m
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class FrameSequence:
-    """Inputs of F steps of B streams by name, without the state, and the true joints where they are known."""
+    """Inputs of F steps of B streams by name, without the state; times and true joints where they are known."""
 
     frames: dict[str, np.ndarray]  # (F, B, ...): images, T_world_headset, view_valid, frame_gap
     calibration: dict[str, np.ndarray]  # (B, V, ...)
+    time_s: np.ndarray | None = None  # (F, B) float64
     joints_world_m: np.ndarray | None = None  # (F, B, J, 3)
     joint_valid: np.ndarray | None = None  # (F, B, J) bool
 
@@ -29,6 +30,12 @@ class FrameSequence:
     def num_frames(self) -> int:
         """F."""
         return len(self.frames["frame_gap"])
+
+    @property
+    def recorded(self) -> dict[str, np.ndarray]:
+        """What is known of recorded frames besides the inputs, by name; nothing of random ones."""
+        known = {name: getattr(self, name) for name in ("time_s", "joints_world_m", "joint_valid")}
+        return {name: value for name, value in known.items() if value is not None}
 
     def inputs(self, frame: int) -> dict[str, np.ndarray]:
         """Returns the inputs of one frame by name."""
@@ -108,6 +115,7 @@ def recorded_sequences(
                 name: np.stack([calibration_of(run.rig, records.camera_model)[name] for run in runs])
                 for name in CALIBRATION
             },
+            time_s=np.stack([run.time_s[:F] for run in runs], axis=1),
             joints_world_m=np.stack([run.joints_world_m[:F] for run in runs], axis=1),
             joint_valid=np.stack([run.joint_valid[:F] for run in runs], axis=1),
         )

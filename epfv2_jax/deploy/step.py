@@ -93,4 +93,5 @@ def golden_of(step: Step, inputs: Sequence[Tensor], sequence: FrameSequence, tol
         "outputs": outputs,
         "final": state,
         "tolerance": {name: np.asarray(value) for name, value in tolerance.items()},
+        "recorded": sequence.recorded,
     }

@@ -39,3 +39,6 @@ def test_late_frames_are_gaps(tmp_path):
     records.write_manifest(tmp_path, records.Manifest(split="test", spec=spec, shards=(shard,)))
     (sequence,) = sequences.recorded_sequences(records.open_records(tmp_path), batch=2, num_frames=4)
     np.testing.assert_array_equal(sequence.frames["frame_gap"], [[1, 1], [1, 3], [1, 1], [1, 2]])
+    assert set(sequence.recorded) == {"time_s", "joints_world_m", "joint_valid"}
+    np.testing.assert_allclose(sequence.recorded["time_s"][:, 1], [0.0, 0.3, 0.41, 0.6])
+    assert sequences.random_sequence(2, 4, SIZE_HW, batch=1).recorded == {}

@@ -319,3 +319,9 @@ def test_other_convolutions_stay(size, channels):
     graph = Graph(model)
     graph.rewrite({"Conv": (stem.cells,)})
     assert [node.op for node in graph.nodes] == ["Conv"]
+
+
+def test_scalars_stay_scalars():
+    model = simplified(build({"x": normal(2, 3)}, [("Mul", ["x", "two"], ["y"], {})], {"two": np.float32(2)}))
+    (constant,) = model.graph.initializer
+    assert list(constant.dims) == []  # ONNX Runtime Web refuses scales of quantised products with an axis

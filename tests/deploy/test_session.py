@@ -64,6 +64,7 @@ def make_golden(gain: float = 1.0) -> golden_lib.Golden:
         "outputs": {"joints_headset_m": (gain * (images.mean(axis=2) + seen)).astype(np.float32)},
         "final": {"seen": np.array([FRAMES], np.int32)},
         "tolerance": {"joints_headset_m": np.asarray(1e-3), "next_seen": np.asarray(0.5)},
+        "recorded": {"time_s": np.arange(FRAMES)[:, None] / 30},
     }
 
 
