@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import epfv2_jax
 from epfv2_jax.core import checks, completion, exits
 
-#: Each command, and what it does: the beginning of its module's docstring.
-COMMANDS = {
+COMMANDS = {  # and what each does: the beginning of its module's docstring
     "train": "Trains a model",
     "evaluate": "Scores a checkpoint",
     "compare": "Compares checkpoints on one split",
@@ -45,9 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         with exits.one_line_errors(), exits.usage():
             print(completion.script("".join(arguments), parsers, COMMANDS))
     else:
-        print(
-            f"error: {name}: no such command{checks.nearest(name, COMMANDS)} (see python -m epfv2_jax)", file=sys.stderr
-        )
+        near = checks.nearest(name, COMMANDS)
+        print(f"error: {name}: no such command{near} (see python -m epfv2_jax)", file=sys.stderr)
         return exits.USAGE
     return exits.DONE
 
