@@ -226,10 +226,20 @@ def trainable_of(config):
     return build.trainable_for(config, mesh, model_of(config), batch.frames), sharding.put_batch(batch, mesh)
 
 
-def test_a_run_starts_from_imported_weights(tmp_path):
-    config = tiny(tmp_path)
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, body="keypoints"))
-    start = trainable_of(config)[0].initial_state()
+def with_keypoints(config):
+    """Returns a configuration with the body that compiles fastest."""
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, body="keypoints"))
+
+
+@pytest.fixture(scope="module")
+def trainable(tmp_path_factory):
+    """The compiled parts of `with_keypoints(tiny(...))`: folders and the weights to start from are no part of them."""
+    return trainable_of(with_keypoints(tiny(tmp_path_factory.mktemp("trainable"))))[0]
+
+
+def test_a_run_starts_from_imported_weights(trainable, tmp_path):
+    config = with_keypoints(tiny(tmp_path))
+    start = trainable.initial_state()
     rng = np.random.default_rng(0)
     variables = {
         name: jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), tree["encoder"])
@@ -237,7 +247,6 @@ def test_a_run_starts_from_imported_weights(tmp_path):
     }
     checkpoints.save_encoder(tmp_path / "weights", "tiny", variables, {})
     config = dataclasses.replace(config, encoder_weights=str(tmp_path / "weights"))
-    trainable, _ = trainable_of(config)
     state = build.initial_state(config, trainable)
     for tree, expected in (
         (state.params, variables["params"]),
@@ -261,7 +270,7 @@ def test_a_run_starts_from_imported_weights(tmp_path):
 def save_run(trained, directory, trainable, seed):
     """Saves random weights as the only checkpoint of a run; returns them."""
     rng = np.random.default_rng(seed)
-    state = trainable.initial_state()
+    state = trainable.abstract_state
     variables = {
         name: jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), tree)
         for name, tree in (("params", state.params), ("batch_stats", state.batch_stats))
@@ -274,10 +283,8 @@ def save_run(trained, directory, trainable, seed):
     return variables
 
 
-def test_a_run_starts_from_the_weights_of_another(tmp_path):
-    config = tiny(tmp_path)
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, body="keypoints"))
-    trainable, _ = trainable_of(config)
+def test_a_run_starts_from_the_weights_of_another(trainable, tmp_path):
+    config = with_keypoints(tiny(tmp_path))
     variables = save_run(config, tmp_path / "other", trainable, 0)
     np.testing.assert_equal(checkpoints.load(tmp_path / "other").variables, variables)
     with pytest.raises(ValueError, match="other: exists"):
@@ -302,10 +309,8 @@ def test_a_run_starts_from_the_weights_of_another(tmp_path):
             jax.tree.map(np.testing.assert_array_equal, tree[module], expected)
 
 
-def test_weights_that_do_not_fit_are_refused(tmp_path):
-    config = tiny(tmp_path)
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, body="keypoints"))
-    trainable, _ = trainable_of(config)
+def test_weights_that_do_not_fit_are_refused(trainable, tmp_path):
+    config = with_keypoints(tiny(tmp_path))
     save_run(config, tmp_path / "other", trainable, 0)
     config = dataclasses.replace(config, init_from=str(tmp_path / "other"))
 

@@ -178,8 +178,9 @@ def test_a_model_is_a_value(kind):
     assert first != models.build(config_of(kind), FIVE_JOINTS, fakes.TWO_VIEWS)
 
 
-@pytest.mark.parametrize("skeleton", [EGOBODY3M, FIVE_JOINTS], ids=lambda s: s.name)
-@pytest.mark.parametrize("layout", [fakes.TWO_VIEWS, layouts.EGOBODY3M], ids=lambda x: x.name)
+@pytest.mark.parametrize(
+    ("layout", "skeleton"), [(fakes.TWO_VIEWS, EGOBODY3M), (layouts.EGOBODY3M, FIVE_JOINTS)], ids=lambda x: x.name
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_shapes_follow_the_skeleton_and_the_layout(kind, layout, skeleton, helpers):
     model = models.build(config_of(kind), skeleton, layout)
@@ -239,14 +240,14 @@ def test_a_checkpoint_gives_the_model_back(case, tmp_path):
     assert_close(found, case.clip, atol=1e-6)
 
 
-@pytest.mark.parametrize("chunk", [1, 2, 5])
-def test_streams_give_what_clips_give(case, chunk):
+def test_streams_give_what_clips_give(case):
     assert np.abs(np.diff(case.clip.joints_headset_m, axis=1)).max() > 1e-3, "a still figure would show nothing"
     _, last = case.run(case.frames, case.model.initial_state(PEOPLE))
-    scan = jax.jit(lambda frames: streams.scan_frames(case.model, case.variables, frames, chunk=chunk))
-    predictions, state_ = scan(case.frames)
-    assert_close(predictions, case.clip)
-    assert_close(state_, last)
+    for chunk in (2,) if case.model.history == 1 else (1, 2, 5):  # without a memory there is nothing to cut
+        scan = jax.jit(lambda frames, n=chunk: streams.scan_frames(case.model, case.variables, frames, chunk=n))
+        predictions, state_ = scan(case.frames)
+        assert_close(predictions, case.clip)
+        assert_close(state_, last)
 
 
 def test_what_lies_under_masks_changes_nothing(case, helpers):
@@ -359,10 +360,10 @@ def test_gradients_through_the_objective_are_finite(case):
         assert any(np.abs(x).max() > 0 for x in jax.tree.leaves(gradient)), f"{module} learns nothing"
 
 
-@pytest.mark.parametrize("skeleton", [EGOBODY3M, FIVE_JOINTS], ids=lambda s: s.name)
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_train_step_takes_every_model(kind, skeleton, helpers):
+def test_the_train_step_takes_every_model(kind, helpers):
     """Shapes only: a new state is as the old one, whatever collections and random numbers the model has."""
+    skeleton = FIVE_JOINTS  # not the one that all other trainings have
     model = models.build(config_of(kind), skeleton, fakes.TWO_VIEWS)
     batch = as_batch(helpers.make_frames(PEOPLE, 5), skeleton)
     optimizer = optim.make_optimizer(optim.OptimizerConfig(encoder_layer_decay=0.8), 10, model.backbone)
