@@ -102,24 +102,19 @@ WALK = (
         {"DIR": "out/walkers", "FILES": "walk.bvh"},
         SMALL,
     ),
-    ("synthesize --rig camchain.yaml --out data/own/people", {}, SMALL),
     ("synthesize --out DIR --rig FILE", {"DIR": "out/own", "FILE": "headset.yaml"}, SMALL),
-    ("validate DATA", {"DATA": "data/own/people"}, ""),
     ("validate DIR", {"DIR": "data/quickstart/records"}, ""),
     (
-        "convert --reader recording --source data/own/people --out data/own/records",
-        {},
-        "--image_size 16 --doubtful keep",
-    ),
-    (
-        "convert --reader recording --source DATA --out RECORDS",
-        {"DATA": "data/own/people", "RECORDS": "out/own_records"},
-        "--image_size 16 --doubtful keep",
-    ),
-    (
         "convert --reader recording --source DIR --out DIR",
-        {"DIR": "data/own/people out/own_records_2"},
+        {"DIR": "out/own out/own_records"},
         "--image_size 16 --doubtful keep",
+    ),
+    ("preview DATA", {"DATA": "out/own"}, "--out out/raw.html"),
+    ("preview DATA [--labels DIR]", {"DATA": "data/quickstart/records"}, "--out out/records.html"),
+    (
+        "preview RECORDS --labels DIR",
+        {"RECORDS": "data/unlabelled/records/train", "DIR": "data/unlabelled/labels"},
+        "--out out/labels.html",
     ),
 )
 _EXPORTS = "tests/deploy/test_exporter.py::test_onnx_is_jax_over_two_hundred_frames"
@@ -137,6 +132,10 @@ ELSEWHERE = {
     "convert --reader pair --source takes --out data/pair": _READER,
     "export --checkpoint DIR --out FILE.onnx": _EXPORTS,
     "export --checkpoint runs/NAME --out model.onnx": _EXPORTS,
+    "export --checkpoint runs/quickstart --out examples/web/public/model.onnx --data data/quickstart/records"
+    " --split test --golden_frames 300": (
+        "tests/deploy/test_web_example.py::test_the_graph_computes_in_the_browser_what_jax_does"
+    ),
     "verify_onnx FILE.onnx": "tests/test_extending.py::test_the_toy_model_is_exported_without_a_line_for_it",
     "build/cpp/stream model.onnx": "tests/deploy/test_cpp_example.py::test_streams_as_numpy_does",
     "cmake --build build/cpp": "tests/deploy/test_cpp_example.py::test_streams_as_numpy_does",
@@ -159,6 +158,8 @@ ELSEWHERE = {
         "tests/launch/test_launch.py::test_slurm_label_pass_ends_well_with_quarantined_rows"
     ),
 }
+#: Pages whose blocks of commands are run in their order by a test of their own.
+WHOLE_PAGES = {"own_data.md": "tests/test_own_data.py::test_every_command_of_the_page_does_what_it_says"}
 # Reason -> commands.
 NOT_RUN = {
     "it names a command, with nothing to run": (
@@ -173,7 +174,6 @@ NOT_RUN = {
         *("train --config configs/synthetic.py:cpu", "train --config configs/synthetic.py:cpu-no_temporal"),
         *("train --config configs/mocap.py:full", "train --config configs/mocap.py:no_projection"),
         *("train --config configs/mocap.py:no_temporal", "train --config configs/baselines/lstm.py:cpu"),
-        "train --config configs/own_headset.py --config.dataset.synthetic.rig=camchain.yaml",
     ),
     "it needs what those train; the same command with other names is in WALK": (
         "compare --runs runs/synthetic_cpu_full runs/synthetic_cpu_lstm --data data/synthetic_cpu/records",
@@ -183,6 +183,11 @@ NOT_RUN = {
     "it needs several hosts; tests/training/test_cluster.py runs several processes": (
         "train --config configs/egobody3m_resnet18.py --coordinator_address"
         " epfv2-train-workers-0-0.epfv2-train:8476 --num_processes 4",
+    ),
+    "it needs real images that are not shipped; the commands before it on the page are run with synthetic ones": (
+        "train --config configs/own_headset.py:tiny --config.dataset.synthetic.rig=aria_adt_asl"
+        " --config.data.warmup.steps=350 --config.step.steps=400",
+        "demo --checkpoint runs/own_headset --sequence aria_adt_asl",
     ),
     "it compiles for many minutes; the same command with a smaller search is tested": (
         "dry_run --config configs/egobody3m_resnet18.py --topology v5e:4x4 --search 3",
@@ -194,6 +199,7 @@ NOT_RUN = {
         "python benchmarks/label_pass.py planning",
         "python benchmarks/memory.py",
         "python benchmarks/onnx_latency.py --torch_python PYTHON",
+        "python benchmarks/onnx_precision.py --checkpoint runs/quickstart --data data/quickstart/records",
         "python benchmarks/training_step.py --repeats 5",
         "taskset -c 0 python benchmarks/encoders.py --repeats 5",
         "taskset -c 0 python benchmarks/label_arithmetic.py --data records/train",
@@ -248,7 +254,13 @@ def commands(text: str) -> list[str]:
     return [line.removeprefix("python -m epfv2_jax.") for line in found if COMMAND.match(line)]
 
 
-FOUND = {command: path for path in TEXTS for command in commands(path.read_text())}
+def text_of(path: pathlib.Path) -> str:
+    """Returns a text without the blocks of commands that a test of the whole page runs."""
+    text = path.read_text()
+    return re.sub(r"```bash\n.*?```", "", text, flags=re.DOTALL) if path.name in WHOLE_PAGES else text
+
+
+FOUND = {command: path for path in TEXTS for command in commands(text_of(path))}
 LISTED = [command for command, *_ in WALK if not command.startswith(_BETWEEN)]
 LISTED += [*ELSEWHERE, *(command for listed in NOT_RUN.values() for command in listed)]
 
@@ -264,7 +276,7 @@ def test_no_table_holds_what_no_text_says():
 
 
 def test_the_tests_that_run_commands_exist():
-    for named in ELSEWHERE.values():
+    for named in (*ELSEWHERE.values(), *WHOLE_PAGES.values()):
         path, _, test = named.partition("::")
         assert f"def {test}(" in (ROOT / path).read_text(), named
 
