@@ -1,7 +1,4 @@
-"""The recipe for own cameras: six of them, from a calibration file to labels and a graph.
-
-tests/test_own_data.py follows the page for users, with two cameras.
-"""
+"""The recipe for own cameras: two calibration files, labels and graphs. tests/test_own_data.py follows the page."""
 
 import importlib.util
 import json
@@ -22,6 +19,12 @@ RECIPE = ROOT / "configs" / "own_headset.py"
 ENVIRONMENT = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
 
 
+@pytest.fixture(scope="module")
+def rigs(tmp_path_factory) -> dict[str, pathlib.Path]:
+    """Calibration files, `six` and `two`."""
+    return own_rigs.write(tmp_path_factory.mktemp("rigs"))
+
+
 @pytest.mark.parametrize("size", ["cpu", "tiny"])
 def test_the_recipe_is_valid(size):
     config = recipe.load(ExperimentConfig, f"{RECIPE}:{size}")
@@ -38,9 +41,9 @@ def test_people_of_an_own_rig_need_the_reader_of_recordings():
 
 
 @pytest.mark.slow
-def test_a_headset_trains_labels_streams_and_exports(tmp_path):
-    """Six fisheye lenses of Kalibr."""
-    rig = own_rigs.write(tmp_path / "rigs")["six"]
+@pytest.mark.parametrize("name", ["six", "two"])
+def test_a_headset_trains_labels_streams_and_exports(name, rigs, tmp_path):
+    """Six fisheye lenses of Kalibr, and two rational ones of Basalt."""
 
     def run(line: str) -> str:
         command, *flags = line.split()
@@ -49,7 +52,7 @@ def test_a_headset_trains_labels_streams_and_exports(tmp_path):
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
-    run(f"train --config {RECIPE}:tiny --config.dataset.synthetic.rig={rig}")
+    run(f"train --config {RECIPE}:tiny --config.dataset.synthetic.rig={rigs[name]}")
     logged = [json.loads(line) for line in (tmp_path / "runs/own_headset/metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in logged if "loss" in line]
     assert losses[-1] < 0.7 * losses[0]
@@ -57,7 +60,7 @@ def test_a_headset_trains_labels_streams_and_exports(tmp_path):
     assert scores["metrics"]["mpjpe_cm"] < 40
 
     # More people as files, and labels for them.
-    run(f"synthesize --out people --rig {rig.parent} --sequences 0 0 1 --frames 9")
+    run(f"synthesize --out people --rig {rigs[name].parent} --sequences 0 0 1 --frames 9")
     run("convert --source people --out records --reader recording --image_size 32")
     for verb in ("plan --checkpoint runs/own_headset", "run --checkpoint runs/own_headset", "verify"):
         run(f"pseudo_label {verb} --data records/test --out labels")
