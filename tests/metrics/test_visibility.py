@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from epfv2_jax.evaluation import evaluate
+from epfv2_jax.evaluation.examples import Keep
 from epfv2_jax.geometry import cameras
 from epfv2_jax.geometry.skeleton import EGOBODY3M
 from epfv2_jax.metrics.visibility import ALL_JOINTS, InViewMetrics, in_view
@@ -56,7 +57,7 @@ def test_in_view_is_what_the_pictures_show():
     seen = np.asarray(in_view(batch.targets.joints_headset_m, batch.frames))[0, 0]
     batch.targets.joint_valid[:] = True
     predictions = fakes.fake_predictions(batch)
-    (example,) = evaluate.evaluate(lambda _: predictions, [batch], EGOBODY3M, keep_worst=1).worst
+    (example,) = evaluate.evaluate(lambda _: predictions, [batch], EGOBODY3M, keep=Keep(worst=1)).worst
     _, visible = poses.project_bones(example, poses.truth(example), EGOBODY3M)
     assert 0 < seen.sum() < fakes.J
     for b, (start, end) in enumerate(EGOBODY3M.bones):
