@@ -186,7 +186,8 @@ NOT_RUN = {
     ),
     "it needs real images that are not shipped; the commands before it on the page are run with synthetic ones": (
         "train --config configs/own_headset.py:tiny --config.dataset.synthetic.rig=aria_adt_asl"
-        " --config.data.warmup.steps=350 --config.step.steps=400",
+        " --config.data.warmup.steps=350 --config.step.steps=400 --config.optimizer.learning_rate=1e-3"
+        " --config.loop.evaluate_every=200 --config.loop.checkpoint_every=200",
         "demo --checkpoint runs/own_headset --sequence aria_adt_asl",
     ),
     "it compiles for many minutes; the same command with a smaller search is tested": (
