@@ -2,9 +2,10 @@
 
 People who are rendered in the loop, 30 frames a second, clips of 16 frames. Validation: other people in other rooms.
 Test: other people in other rooms who do what no training clip shows (kick, wave, squat).
-Command:   python -m epfv2_jax.train --config configs/synthetic.py:cpu[-ABLATION]
-           or :gpu; ABLATION: no_temporal, no_projection, keypoints, no_auxiliary, no_uncertainty, headset_only
-Hardware:  cpu: 2 cores of a busy virtual machine; gpu: one H100
+Command:   python -m epfv2_jax.train --config configs/synthetic.py:cpu
+           or :short, :gpu, each with -ABLATION: no_temporal, no_projection, keypoints, no_auxiliary, no_uncertainty,
+           headset_only
+Hardware:  cpu, short: 2 cores of a virtual machine; gpu: one H100
 Time:      not yet measured as it is
 Score:     not yet measured as it is; docs/synthetic.md has that of an earlier form
 """
@@ -22,16 +23,18 @@ ABLATIONS = {
 }
 
 #: What a size changes: pixels, the encoder, clips of a step, and steps: single frames first, then clips of 16 frames.
+CPU = {
+    "image_size": 48,
+    "image_width": 60,
+    "model": {"encoder": "tiny"},
+    "warmup": {"steps": 20_000, "batch_size": 16},
+    "steps": 23_000,
+    "batch_size": 3,
+    "threads": 1,
+}
 SIZES = {
-    "cpu": {
-        "image_size": 48,
-        "image_width": 60,
-        "model": {"encoder": "tiny"},
-        "warmup": {"steps": 20_000, "batch_size": 16},
-        "steps": 23_000,
-        "batch_size": 3,
-        "threads": 1,
-    },
+    "cpu": CPU,
+    "short": {**CPU, "warmup": {"steps": 5000, "batch_size": 16}, "steps": 6000},  # for many models on 2 cores
     "gpu": {
         "image_size": 128,
         "image_width": 160,

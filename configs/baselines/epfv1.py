@@ -1,9 +1,10 @@
 """EgoPoseFormer v1 on the synthetic benchmark: data and budget of configs/synthetic.py, in two stages.
 
 The first trains encoder and neck on heatmaps, the second everything on poses; each has as many steps as EPFv2 has.
-Command:   python -m epfv2_jax.train --config configs/baselines/epfv1.py:heatmap[-gpu]
-           python -m epfv2_jax.train --config configs/baselines/epfv1.py:pose[-gpu]
-Hardware:  without -gpu: 2 cores; -gpu: one H100
+Command:   python -m epfv2_jax.train --config configs/baselines/epfv1.py:heatmap-cpu
+           python -m epfv2_jax.train --config configs/baselines/epfv1.py:pose-cpu
+           or -short, -gpu
+Hardware:  cpu, short: 2 cores; gpu: one H100
 Time:      not yet measured
 Score:     not yet measured
 """
@@ -21,16 +22,17 @@ SYNTHETIC = pathlib.Path(__file__).resolve().parents[1] / "synthetic.py"
 HEATMAP_JOINTS = tuple(name for name in EGOBODY3M.joint_names if name != "b_head")
 #: Weight decay of each stage, the authors'. Their learning rate is the same in both.
 WEIGHT_DECAY = {"heatmap": 5e-3, "pose": 5e-4}
-SIZES = ("cpu", "gpu")
 
 
-def get_config(variant: str = "pose") -> ConfigDict:
-    """Returns the recipe of a stage, on the CPU benchmark or with "-gpu" on the larger one."""
+def get_config(variant: str = "pose-cpu") -> ConfigDict:
+    """Returns the recipe of a stage on a size of the synthetic benchmark."""
     stage, _, size = variant.partition("-")
-    size = size or "cpu"
-    if stage not in WEIGHT_DECAY or size not in SIZES:
-        raise ValueError(f"variant {variant!r} is not one of {', '.join(WEIGHT_DECAY)}, alone or with -gpu")
     synthetic = runpy.run_path(str(SYNTHETIC))
+    if stage not in WEIGHT_DECAY or size not in synthetic["SIZES"]:
+        raise ValueError(
+            f"variant {variant!r} is not STAGE-SIZE; stages: {', '.join(WEIGHT_DECAY)}; sizes: "
+            f"{', '.join(synthetic['SIZES'])}"
+        )
     config = synthetic["get_config"](size)
     config.output_dir = f"runs/synthetic_{size}_epfv1_{stage}"
     config.model = {"kind": "epfv1", "local_contrast": 0.2, **synthetic["SIZES"][size]["model"]}

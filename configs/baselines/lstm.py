@@ -2,8 +2,8 @@
 
 In the spirit of EgoBody3M's tracker, whose exact network is not public: all sizes are our choice.
 Command:   python -m epfv2_jax.train --config configs/baselines/lstm.py:cpu
-           or :gpu
-Hardware:  cpu: 2 cores; gpu: one H100
+           or :short, :gpu
+Hardware:  cpu, short: 2 cores; gpu: one H100
 Time:      not yet measured
 Score:     not yet measured
 """

@@ -1,9 +1,10 @@
 """UnrealEgo on the synthetic benchmark: data and budget of configs/synthetic.py, in two stages.
 
 The first trains the heatmap network, the second the autoencoder on its heatmaps; each has as many steps as EPFv2 has.
-Command:   python -m epfv2_jax.train --config configs/baselines/unrealego.py:heatmap[-gpu]
-           python -m epfv2_jax.train --config configs/baselines/unrealego.py:pose[-gpu]
-Hardware:  without -gpu: 2 cores; -gpu: one H100
+Command:   python -m epfv2_jax.train --config configs/baselines/unrealego.py:heatmap-cpu
+           python -m epfv2_jax.train --config configs/baselines/unrealego.py:pose-cpu
+           or -short, -gpu
+Hardware:  cpu, short: 2 cores; gpu: one H100
 Time:      not yet measured
 Score:     not yet measured
 """
@@ -22,16 +23,17 @@ HEATMAP_JOINTS = tuple(name for name in EGOBODY3M.joint_names if name != "b_head
 VIEWS = 4
 
 #: What a size changes of the paper's widths.
-SIZES = {"cpu": {"decoder_widths": (128,)}, "gpu": {}}
+WIDTHS = {"cpu": {"decoder_widths": (128,)}, "short": {"decoder_widths": (128,)}, "gpu": {}}
 STAGES = ("heatmap", "pose")
 
 
-def get_config(variant: str = "pose") -> ConfigDict:
-    """Returns the recipe of a stage, on the CPU benchmark or with "-gpu" on the larger one."""
+def get_config(variant: str = "pose-cpu") -> ConfigDict:
+    """Returns the recipe of a stage on a size of the synthetic benchmark."""
     stage, _, size = variant.partition("-")
-    size = size or "cpu"
-    if stage not in STAGES or size not in SIZES:
-        raise ValueError(f"variant {variant!r} is not one of {', '.join(STAGES)}, alone or with -gpu")
+    if stage not in STAGES or size not in WIDTHS:
+        raise ValueError(
+            f"variant {variant!r} is not STAGE-SIZE; stages: {', '.join(STAGES)}; sizes: {', '.join(WIDTHS)}"
+        )
     synthetic = runpy.run_path(str(SYNTHETIC))
     config = synthetic["get_config"](size)
     config.output_dir = f"runs/synthetic_{size}_unrealego_{stage}"
@@ -40,7 +42,7 @@ def get_config(variant: str = "pose") -> ConfigDict:
         "heatmap_joints": HEATMAP_JOINTS,
         "frozen_heatmaps": stage == "pose",
         "local_contrast": 0.2,
-        **SIZES[size],
+        **WIDTHS[size],
         **synthetic["SIZES"][size]["model"],
     }
     config.optimizer = {"kind": "adamw", "learning_rate": 1e-3, "weight_decay": 0.0, "warmup_steps": 50}
