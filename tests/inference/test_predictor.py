@@ -97,9 +97,7 @@ def test_stream_equals_clip(predictors, clips, frames, body):
     assert np.abs(np.diff(poses.joints_headset_m, axis=1)).max() > 1e-3, "a still figure would show nothing"
 
 
-@pytest.mark.parametrize(
-    ("body", "chunk"), [("parametric", 3), ("keypoints", 1), ("keypoints", 50)]
-)
+@pytest.mark.parametrize(("body", "chunk"), [("parametric", 3), ("keypoints", 1), ("keypoints", 50)])
 def test_sequence_in_chunks_equals_clip(predictors, clips, frames, body, chunk):
     poses = predictors[body].sequence(frames, chunk=chunk)
     assert poses.joints_headset_m.shape == (PEOPLE, FRAMES, 26, 3)

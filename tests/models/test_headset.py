@@ -6,7 +6,6 @@ from scipy.spatial.transform import Rotation
 
 from epfv2_jax.models import headset
 
-
 headset_vector = jax.jit(headset.headset_vector)
 
 

@@ -1,7 +1,6 @@
 """The objective: the densities and differences it is made of, its masks, and that the parts of a batch add up."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
@@ -63,9 +62,7 @@ def test_solve_is_numpys():
     lower = np.tril(rng.normal(size=(7, 3, 3))) + 2 * np.eye(3)
     b = rng.normal(size=(7, 3))
     expected = np.linalg.solve(lower, b[..., None])[..., 0]
-    np.testing.assert_allclose(
-        jax.jit(linalg.solve_lower_3x3)(lower, b), expected, rtol=1e-4, atol=1e-6
-    )
+    np.testing.assert_allclose(jax.jit(linalg.solve_lower_3x3)(lower, b), expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("diagonal", [1e-2, 1.0, 1e3])

@@ -91,8 +91,8 @@ def test_points_start_on_rays_around_the_anchor():
 
 @functools.cache
 def random_case(**changes):
-    """A small model with random variables, and its gradient of a pose or of the heatmaps."""
-    model, batch = small_model(**changes), batch_of()
+    """A small model of two layers, a batch and random variables."""
+    model, batch = small_model(depth=2, **changes), batch_of()
     return model, batch, fakes.random_variables(model, batch.frames)
 
 
@@ -119,9 +119,9 @@ def moved_by(gradients):
 def test_the_layers_correct_the_proposal_but_do_not_train_it():
     common = {"encoder", "neck", "features"}
     gradient = pose_gradients()
-    assert moved_by(gradient(1, 0, 0, 0)) == common | {"proposal"}
-    assert moved_by(gradient(0, 1, 0, 0)) == common | {"query", "layers_0", "offsets_0"}
-    assert moved_by(gradient(0, 0, 0, 1)) == common | {"query", "layers_0", "layers_1", "layers_2", "offsets_2"}
+    assert moved_by(gradient(1, 0, 0)) == common | {"proposal"}
+    assert moved_by(gradient(0, 1, 0)) == common | {"query", "layers_0", "offsets_0"}
+    assert moved_by(gradient(0, 0, 1)) == common | {"query", "layers_0", "layers_1", "offsets_1"}
 
 
 def test_heatmaps_train_encoder_and_neck_alone():
