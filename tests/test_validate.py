@@ -71,7 +71,7 @@ def new_egobody3m_zips(tmp_path):
     from epfv2_jax.data.synthetic import config, writer
 
     settings = config.SyntheticConfig(
-        train_sequences=1, validation_sequences=0, test_sequences=0, frames=12, image_width=80
+        train_sequences=1, validation_sequences=0, test_sequences=0, frames=12, image_width=20
     )
     writer.write_dataset(settings, tmp_path / "zips")
     return tmp_path / "zips"

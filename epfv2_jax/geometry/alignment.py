@@ -1,5 +1,7 @@
 """Similarity (Procrustes) and rigid alignment of point sets."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,7 @@ import numpy as np
 _MIN_VARIANCE_M2 = 1e-12
 
 
+@functools.partial(jax.jit, inline=True)
 def similarity_align(source_m: jax.Array, target_m: jax.Array, weights: jax.Array) -> jax.Array:
     """Returns `source_m` moved, turned and scaled onto `target_m` in the weighted least-squares sense: (..., J, 3).
 

@@ -17,6 +17,7 @@ The camera frame has +x along image columns, +y along image rows and +z along th
 coordinates are the centres of pixels: the image covers [-0.5, width - 0.5].
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -112,6 +113,7 @@ def without_turning_limit(camera: Camera) -> Camera:
     return camera.replace(max_angle_rad=xp.full_like(camera.max_angle_rad, MAX_ANGLE_RAD))
 
 
+@functools.partial(jax.jit, inline=True)
 def project(camera: Camera, points_cam_m: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns pixels (..., N, 2) and validity (..., N) of points (..., N, 3) in the camera frame, metres.
 
@@ -148,6 +150,7 @@ def project(camera: Camera, points_cam_m: jax.Array) -> tuple[jax.Array, jax.Arr
     return focal * distorted + center, valid[..., 0]
 
 
+@functools.partial(jax.jit, inline=True)
 def unproject(camera: Camera, uv_px: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns unit rays (..., N, 3) in the camera frame and validity (..., N) of pixels (..., N, 2).
 
@@ -186,12 +189,14 @@ def unproject(camera: Camera, uv_px: jax.Array) -> tuple[jax.Array, jax.Array]:
     return rays, (valid & finite)[..., 0]
 
 
+@functools.partial(jax.jit, inline=True)
 def inside_image(camera: Camera, uv_px: jax.Array) -> jax.Array:
     """Returns whether pixels (..., N, 2) lie inside the image, (..., N); leading axes broadcast as in `project`."""
     normalized = normalized_uv(camera, uv_px)
     return jnp.all(jnp.abs(normalized) <= 1.0, axis=-1)
 
 
+@functools.partial(jax.jit, inline=True)
 def normalized_uv(camera: Camera, uv_px: jax.Array) -> jax.Array:
     """Returns pixels (..., N, 2) scaled so that the image's outer edges are at -1 and 1: (..., N, 2)."""
     chex.assert_axis_dimension(uv_px, -1, 2)

@@ -4,6 +4,8 @@ Values and gradients are finite everywhere. Matrices act on column vectors. All 
 compute in at least float32.
 """
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -16,6 +18,7 @@ _MIN_NORM = 1e-6
 _PARALLEL = 1e-4
 
 
+@functools.partial(jax.jit, inline=True)
 def rot6d_to_matrix(rot6d: jax.Array) -> jax.Array:
     """Returns the rotation matrices (..., 3, 3) whose first two columns span those given in `rot6d` (..., 6).
 
@@ -38,12 +41,14 @@ def rot6d_to_matrix(rot6d: jax.Array) -> jax.Array:
     return jnp.stack([b1, b2, jnp.cross(b1, b2)], axis=-1)
 
 
+@functools.partial(jax.jit, inline=True)
 def matrix_to_rot6d(matrix: jax.Array) -> jax.Array:
     """Returns the first two columns of rotation matrices (..., 3, 3), concatenated: (..., 6)."""
     chex.assert_axis_dimension(matrix, -1, 3)
     return jnp.concatenate([matrix[..., :, 0], matrix[..., :, 1]], axis=-1)
 
 
+@functools.partial(jax.jit, inline=True)
 def axis_angle_to_matrix(axis_angle: jax.Array) -> jax.Array:
     """Returns the rotation matrices (..., 3, 3) of axis-angle vectors (..., 3), radians (Rodrigues' formula)."""
     chex.assert_axis_dimension(axis_angle, -1, 3)
@@ -57,6 +62,7 @@ def axis_angle_to_matrix(axis_angle: jax.Array) -> jax.Array:
     return identity + first * K + second * (K @ K)
 
 
+@functools.partial(jax.jit, inline=True)
 def matrix_to_axis_angle(matrix: jax.Array) -> jax.Array:
     """Returns the axis-angle vectors (..., 3), length in [0, pi] radians, of rotation matrices (..., 3, 3)."""
     quaternion = matrix_to_quaternion(matrix)
@@ -64,6 +70,7 @@ def matrix_to_axis_angle(matrix: jax.Array) -> jax.Array:
     return 2.0 * series.atan2_ratio(jnp.sum(xyz**2, axis=-1, keepdims=True), w) * xyz
 
 
+@functools.partial(jax.jit, inline=True)
 def quaternion_to_matrix(quaternion: jax.Array) -> jax.Array:
     """Returns the rotation matrices (..., 3, 3) of quaternions (..., 4) in wxyz order, of any length but zero.
 
@@ -81,6 +88,7 @@ def quaternion_to_matrix(quaternion: jax.Array) -> jax.Array:
     return jnp.stack(rows, axis=-2)
 
 
+@functools.partial(jax.jit, inline=True)
 def matrix_to_quaternion(matrix: jax.Array) -> jax.Array:
     """Returns the unit quaternions (..., 4), wxyz with w >= 0, of rotation matrices (..., 3, 3).
 
@@ -106,16 +114,19 @@ def matrix_to_quaternion(matrix: jax.Array) -> jax.Array:
     return jnp.where(quaternion[..., :1] < 0, -quaternion, quaternion)
 
 
+@functools.partial(jax.jit, inline=True)
 def rotation_x(angle_rad: jax.Array) -> jax.Array:
     """Returns the rotation matrices (..., 3, 3) by `angle_rad` (...) about x."""
     return _about("x", _at_least_float32(angle_rad))
 
 
+@functools.partial(jax.jit, inline=True)
 def rotation_y(angle_rad: jax.Array) -> jax.Array:
     """Returns the rotation matrices (..., 3, 3) by `angle_rad` (...) about y."""
     return _about("y", _at_least_float32(angle_rad))
 
 
+@functools.partial(jax.jit, inline=True)
 def rotation_z(angle_rad: jax.Array) -> jax.Array:
     """Returns the rotation matrices (..., 3, 3) by `angle_rad` (...) about z."""
     return _about("z", _at_least_float32(angle_rad))

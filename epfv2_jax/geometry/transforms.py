@@ -1,5 +1,7 @@
 """Rigid transforms as 4x4 matrices: ``T_a_b`` maps coordinates in b to a, so inner names cancel in a product."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,7 @@ import numpy as np
 from epfv2_jax.core import checks
 
 
+@functools.partial(jax.jit, inline=True)
 def make(rotation: jax.Array, translation_m: jax.Array) -> jax.Array:
     """Returns the transforms (..., 4, 4) of rotations (..., 3, 3) and translations (..., 3); leading axes broadcast."""
     chex.assert_axis_dimension(rotation, -1, 3)
@@ -34,6 +37,7 @@ def compose(*transforms: jax.Array) -> jax.Array:
     return product
 
 
+@functools.partial(jax.jit, inline=True)
 def invert(T_a_b: jax.Array) -> jax.Array:
     """Returns the inverse T_b_a of rigid transforms (..., 4, 4), by transposing the rotation."""
     chex.assert_axis_dimension(T_a_b, -1, 4)
@@ -41,6 +45,7 @@ def invert(T_a_b: jax.Array) -> jax.Array:
     return make(R_b_a, -(R_b_a @ T_a_b[..., :3, 3:])[..., 0])
 
 
+@functools.partial(jax.jit, inline=True)
 def apply(T_a_b: jax.Array, points_b_m: jax.Array) -> jax.Array:
     """Returns the points (..., N, 3) in a of points (..., N, 3) in b; leading axes broadcast."""
     chex.assert_axis_dimension(T_a_b, -1, 4)
@@ -48,6 +53,7 @@ def apply(T_a_b: jax.Array, points_b_m: jax.Array) -> jax.Array:
     return rotated + jnp.broadcast_to(T_a_b[..., None, :3, 3], rotated.shape)
 
 
+@functools.partial(jax.jit, inline=True)
 def rotate(T_a_b: jax.Array, vectors_b: jax.Array) -> jax.Array:
     """Returns the directions (..., N, 3) in a of directions (..., N, 3) in b; leading axes broadcast."""
     chex.assert_axis_dimension(vectors_b, -1, 3)

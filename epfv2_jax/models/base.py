@@ -6,6 +6,7 @@ variables; `model.apply(variables, frames)` runs it on clips and
 """
 
 import dataclasses
+import functools
 from typing import Any, Protocol
 
 import chex
@@ -129,12 +130,17 @@ def check_frames(model: PoseModel, frames: Frames) -> None:
 
 def abstract_variables(model: PoseModel, frames: Frames) -> Any:
     """Returns shapes and dtypes of the model's variables for frames of these shapes. Nothing is computed."""
-    return jax.eval_shape(model.init, jax.random.key(0), structs.abstract(frames))
+    return _initialised.eval_shape(model, jax.random.key(0), structs.abstract(frames))[1]
 
 
 def abstract_predictions(model: PoseModel, frames: Frames) -> Predictions:
     """Returns shapes and dtypes of the predictions for frames of these shapes. Nothing is computed."""
-    return jax.eval_shape(model.apply, abstract_variables(model, frames), structs.abstract(frames))
+    return _initialised.eval_shape(model, jax.random.key(0), structs.abstract(frames))[0]
+
+
+@functools.partial(jax.jit, static_argnums=0)  # traced once for each model and shape
+def _initialised(model: PoseModel, key: jax.Array, frames: Frames) -> tuple[Predictions, Any]:
+    return model.init_with_output(key, frames)
 
 
 def predicts_distribution(model: PoseModel, image_size_hw: tuple[int, int]) -> bool:

@@ -1,6 +1,7 @@
 """A tiny teacher, small records with and without damage, and one finished label pass, made once for the session."""
 
 import dataclasses
+import functools
 import types
 
 import jax
@@ -17,12 +18,18 @@ from epfv2_jax.testing import fakes
 
 SIZE_HW = (16, 16)
 SPEC = fakes.record_spec(SIZE_HW)
-CONFIG = {"kind": "epfv2", "encoder": "small", "width": 16, "heads": 2, "ffn_width": 16, "head_width": 16, "window": 4}
+CONFIG = {"kind": "epfv2", "encoder": "tiny", "width": 16, "heads": 2, "ffn_width": 16, "head_width": 16, "window": 4}
 J = skeleton.EGOBODY3M.num_joints
 PASS = plan_lib.PassConfig(unit_frames=48, slots=8, chunk_frames=4)
 # Records of each sequence: (first frame, frames). The second has a gap, the third is one short record.
 LAYOUT = {"a": ((0, 16), (16, 16), (32, 16), (48, 16), (64, 6)), "b": ((5, 10), (15, 3), (40, 12)), "c": ((0, 2),)}
 LAYOUT |= {f"d{i}": ((10 * i, 9), (10 * i + 9, 7)) for i in range(5)}
+
+
+@functools.cache
+def make_rig():
+    """Returns the headset of all runs. Not to be changed."""
+    return jax.tree.map(np.asarray, rig.upright(rig.default_rig(), layout.EGOBODY3M, SIZE_HW))
 
 
 def make_run(sequence: str, first: int, num_frames: int, seed: int) -> records.FrameRun:
@@ -45,7 +52,7 @@ def make_run(sequence: str, first: int, num_frames: int, seed: int) -> records.F
         joints_world_m=np.zeros((num_frames, J, 3), np.float32),
         joint_valid=np.zeros((num_frames, J), bool),
         view_valid=np.ones((num_frames, 4), bool),
-        rig=jax.tree.map(np.asarray, rig.upright(rig.default_rig(), layout.EGOBODY3M, SIZE_HW)),
+        rig=make_rig(),
     )
 
 

@@ -148,7 +148,7 @@ def test_a_teacher_without_uncertainty_teaches_poses_only(clips, helpers, tmp_pa
             "output_dir": str(tmp_path),
             "dataset": {"directory": str(clips.folder)},
             "data": {"clip_frames": T, "batch_size": 2, "pseudo": pseudo},
-            "model": {"uncertainty": uncertainty},
+            "model": {**helpers.CONFIG, "uncertainty": uncertainty},
             "objective": {"distillation_weight": distillation_weight},
             "step": {"steps": 1},
         }

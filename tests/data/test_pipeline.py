@@ -124,8 +124,7 @@ def test_each_frame_has_its_turn_and_starts_differ(data):
     assert index.draw(0, 5, seed=1) == index.draw(0, 5, seed=1)
 
 
-@pytest.mark.parametrize("num_shards", [1, 3, 6])
-@pytest.mark.parametrize("process_count", [1, 2, 4])
+@pytest.mark.parametrize(("num_shards", "process_count"), [(1, 4), (3, 2), (6, 1), (6, 4)])
 def test_epoch_visits_every_clip_once(tmp_path, num_shards, process_count):
     found = write(tmp_path, num_shards)
     # Eleven steps of four clips are four epochs exactly.
@@ -178,7 +177,15 @@ def test_start_step_continues_the_stream(data):
     assert_same(take(pipeline.train_batches(data, config, seed=2, start_step=4), 5), whole[4:])
 
 
-@pytest.mark.parametrize("changes", [{}, {"read_threads": 2}, {"worker_processes": 1, "read_threads": 1}], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"read_threads": 2},
+        pytest.param({"worker_processes": 1, "read_threads": 1}, marks=pytest.mark.slow),  # starts Python twice
+    ],
+    ids=str,
+)
 def test_batches_of_one_clip(data, changes):
     config = make_config(batch_size=1, **changes)
     whole = take(pipeline.train_batches(data, config, seed=2), 2 * NUM_CLIPS)

@@ -65,7 +65,7 @@ def write_run(directory, model_config, skeleton=EGOBODY3M, size=SIZE, hide_views
 def folder(tmp_path_factory):
     """Records of two people, and the runs of several models."""
     folder, rng, T = tmp_path_factory.mktemp("compare"), np.random.default_rng(0), 4
-    runs = []
+    runs, headset = [], rig.upright(rig.default_rig(), layouts.EGOBODY3M, SIZE)
     for person in range(2):
         batch = fakes.fake_batch(B=1, T=T, seed=person, image_hw=SIZE)
         pictures = batch.frames.images[0]
@@ -80,7 +80,7 @@ def folder(tmp_path_factory):
                 joints_world_m=rng.normal((0, 1, 0), 0.3, (T, fakes.J, 3)).astype(np.float32),
                 joint_valid=np.ones((T, fakes.J), bool),
                 view_valid=np.ones((T, 4), bool),
-                rig=rig.upright(rig.default_rig(), layouts.EGOBODY3M, SIZE),
+                rig=headset,
             )
         )
     directory = folder / "data" / "test"

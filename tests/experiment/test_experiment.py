@@ -168,7 +168,7 @@ def test_a_run_that_renders_its_clips_warms_up_and_resumes_anywhere(tmp_path):
     config = dataclasses.replace(
         config,
         dataset=dataclasses.replace(
-            config.dataset, synthetic=dataclasses.replace(config.dataset.synthetic, train_sequences=0)
+            config.dataset, synthetic=dataclasses.replace(config.dataset.synthetic, train_sequences=0, frames=8)
         ),
     )
     data.prepare_data(config.dataset)

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,12 @@ from epfv2_jax.geometry import alignment
 
 def _points(seed=0, count=26):
     return np.random.default_rng(seed).normal(size=(count, 3)).astype(np.float32)
+
+
+@jax.jit
+@functools.partial(jax.value_and_grad, argnums=(0, 1))
+def squared_error(source, target, weights):
+    return jnp.sum((alignment.similarity_align(source, target, weights) - target) ** 2)
 
 
 def test_undoes_a_known_similarity():
@@ -69,32 +77,25 @@ _LINE = np.linspace(0, 1, 26, dtype=np.float32)[:, None] * np.ones((1, 3), np.fl
     ids=["no weights", "source one point", "target one point", "all zero", "line", "plane", "equal"],
 )
 def test_finite_values_and_gradients_for_degenerate_sets(source, target, weights):
-    arrays = [jnp.asarray(x, jnp.float32) for x in (source, target, weights)]
-
-    def error(source, target):
-        return jnp.sum((alignment.similarity_align(source, target, arrays[2]) - target) ** 2)
-
+    arrays = [x.astype(np.float32) for x in (source, target, weights)]
     assert np.isfinite(alignment.similarity_align(*arrays)).all()
-    for gradient in jax.grad(error, argnums=(0, 1))(*arrays[:2]):
+    for gradient in squared_error(*arrays)[1]:
         assert np.isfinite(gradient).all()
 
 
 def test_gradient_of_the_squared_error_equals_differences():
     with jax.enable_x64(True):
-        source, target = jnp.asarray(_points(1), jnp.float64), jnp.asarray(_points(2), jnp.float64)
-        direction = jnp.asarray(_points(3), jnp.float64)
-
-        def error(source):
-            return jnp.sum((alignment.similarity_align(source, target, jnp.ones(26)) - target) ** 2)
-
-        step = 1e-6
-        expected = (error(source + step * direction) - error(source - step * direction)) / (2 * step)
-        np.testing.assert_allclose(jnp.sum(jax.grad(error)(source) * direction), expected, rtol=1e-6)
+        source, target, direction = (_points(seed).astype(np.float64) for seed in (1, 2, 3))
+        step, ones = 1e-6, np.ones(26)
+        up, down = (float(squared_error(source + sign * step * direction, target, ones)[0]) for sign in (1, -1))
+        gradient = np.asarray(squared_error(source, target, ones)[1][0])
+    assert gradient.dtype == np.float64
+    np.testing.assert_allclose(np.sum(gradient * direction), (up - down) / (2 * step), rtol=1e-6)
 
 
 def test_batches_equal_a_loop():
     source, target = _points(1, 52).reshape(2, 26, 3), _points(2, 52).reshape(2, 26, 3)
-    together = alignment.similarity_align(source, target, np.ones((2, 26)))
+    together = np.asarray(alignment.similarity_align(source, target, np.ones((2, 26))))
     for i in range(2):
         np.testing.assert_allclose(
             together[i], alignment.similarity_align(source[i], target[i], np.ones(26)), atol=1e-5

@@ -1,14 +1,16 @@
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from epfv2_jax.geometry import series
 
+sinc_of_square = jax.jit(jax.value_and_grad(series.sinc_of_square))
+atan2_ratio = jax.jit(jax.value_and_grad(series.atan2_ratio, argnums=(0, 1)))
+
 
 @pytest.mark.parametrize("x", [0.0, 1e-6, 1e-3, 0.1, 0.4999, 0.5001, 1.0, 3.0, np.pi])
 def test_sinc_value_and_gradient_equal_float64(x):
-    value, gradient = jax.value_and_grad(series.sinc_of_square)(jnp.float32(x * x))
+    value, gradient = sinc_of_square(np.float32(x * x))
     q = np.float64(np.float32(x * x))
     if q < 1e-2:
         expected, slope = 1 - q / 6 + q**2 / 120 - q**3 / 5040, -1 / 6 + q / 60 - q**2 / 1680
@@ -23,7 +25,7 @@ def test_sinc_value_and_gradient_equal_float64(x):
 @pytest.mark.parametrize("x", [0.02, 1.0, 3.0])
 def test_atan2_ratio_value_and_gradient_equal_float64(ratio, x):
     y2 = np.float32((ratio * x) ** 2)
-    value, (by_y2, by_x) = jax.value_and_grad(series.atan2_ratio, argnums=(0, 1))(jnp.float32(y2), jnp.float32(x))
+    value, (by_y2, by_x) = atan2_ratio(y2, np.float32(x))
     x, y2 = np.float64(np.float32(x)), np.float64(y2)
     y = np.sqrt(y2)
     if y < 1e-2 * x:
@@ -39,5 +41,5 @@ def test_atan2_ratio_value_and_gradient_equal_float64(ratio, x):
 
 
 def test_atan2_ratio_is_finite_at_its_pole():
-    value, gradient = jax.value_and_grad(series.atan2_ratio)(jnp.float32(0.0), jnp.float32(-1.0))
-    assert np.isfinite(value) and np.isfinite(gradient)
+    value, (by_y2, _) = atan2_ratio(np.float32(0.0), np.float32(-1.0))
+    assert np.isfinite(value) and np.isfinite(by_y2)

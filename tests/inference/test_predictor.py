@@ -23,13 +23,16 @@ THREE_VIEWS = RigLayout(name="three_views", view_names=("a", "b", "c"), upright_
 SMALL = {"encoder": "tiny", "width": 16, "heads": 2, "ffn_width": 16, "head_width": 16, "window": 4}
 
 
-def make_predictor(image_size_hw=SIZE_HW, layout=layouts.EGOBODY3M, **changes) -> Predictor:
+def make_predictor(**changes) -> Predictor:
     """Returns a predictor whose model has random weights everywhere, as after some training."""
-    model = EPFv2(EPFv2Config(**{**SMALL, **changes}), EGOBODY3M, layout)
+    model = EPFv2(EPFv2Config(**{**SMALL, **changes}), EGOBODY3M, layouts.EGOBODY3M)
     frames = fakes.fake_batch(B=1, T=1, image_hw=SIZE_HW).frames
-    frames = frames.replace(view_valid=frames.view_valid[:, :, : layout.num_views])
-    frames = frames.replace(images=frames.images[:, :, : layout.num_views], rig=first_views(frames.rig, layout))
-    return Predictor(model, fakes.random_variables(model, frames), image_size_hw)
+    return Predictor(model, fakes.random_variables(model, frames), SIZE_HW)
+
+
+def untrained(image_size_hw=SIZE_HW, layout=layouts.EGOBODY3M, **changes) -> Predictor:
+    """Returns a predictor without weights: enough to start a stream."""
+    return Predictor(EPFv2(EPFv2Config(**{**SMALL, **changes}), EGOBODY3M, layout), {}, image_size_hw)
 
 
 def first_views(rig, layout):
@@ -94,9 +97,7 @@ def test_stream_equals_clip(predictors, clips, frames, body):
     assert np.abs(np.diff(poses.joints_headset_m, axis=1)).max() > 1e-3, "a still figure would show nothing"
 
 
-@pytest.mark.parametrize(
-    ("body", "chunk"), [("parametric", 1), ("parametric", 3), ("keypoints", 2), ("keypoints", 5), ("keypoints", 50)]
-)
+@pytest.mark.parametrize(("body", "chunk"), [("parametric", 3), ("keypoints", 1), ("keypoints", 50)])
 def test_sequence_in_chunks_equals_clip(predictors, clips, frames, body, chunk):
     poses = predictors[body].sequence(frames, chunk=chunk)
     assert poses.joints_headset_m.shape == (PEOPLE, FRAMES, 26, 3)
@@ -280,7 +281,7 @@ def test_bad_frames_are_refused_and_the_state_stands(predictor, frames, change, 
     [{"window": 5}, {"width": 32}, {"depth": 2}, {"temporal": False}, {"dtype": "bfloat16"}, {"layout": THREE_VIEWS}],
 )
 def test_a_state_of_another_model_is_refused(predictor, frames, changes):
-    other = make_predictor(**changes)
+    other = untrained(**changes)
     rig = first_views(frames.rig, other.model.layout)
     with pytest.raises(ValueError, match=r"state: belongs to another model.*begin with start"):
         step(predictor, other.start(rig, PEOPLE), frames, 0)
@@ -380,7 +381,7 @@ def test_poses_and_images_in_another_unit_are_refused_by_the_cause(predictor, fr
 
 
 def test_without_a_known_size_the_rig_tells_it(frames):
-    free = make_predictor(image_size_hw=None)
+    free = untrained(image_size_hw=None)
     state = free.start(frames.rig, PEOPLE)
     assert state.image_size_hw == SIZE_HW
     with pytest.raises(ValueError, match="images of 16x24"):
@@ -415,7 +416,7 @@ def test_bad_clips_are_refused(predictor, frames):
 def test_models_without_memory_or_uncertainty_stream_too(frames):
     """A window of one frame has caches of no size; no temporal attention has none at all."""
     for changes in ({"window": 1}, {"temporal": False, "uncertainty": False}):
-        predictor = make_predictor(**changes)
+        predictor = make_predictor(body="keypoints", **changes)
         state = predictor.start(frames.rig, PEOPLE)
         for t in range(2):
             pose, state = step(predictor, state, frames, t)

@@ -10,12 +10,14 @@ from epfv2_jax.evaluation import evaluate
 from epfv2_jax.evaluation.examples import Keep
 from epfv2_jax.geometry import cameras
 from epfv2_jax.geometry.skeleton import EGOBODY3M
-from epfv2_jax.metrics.visibility import ALL_JOINTS, InViewMetrics, in_view
+from epfv2_jax.metrics import visibility
+from epfv2_jax.metrics.visibility import ALL_JOINTS, InViewMetrics
 from epfv2_jax.structs import Predictions
 from epfv2_jax.testing import fakes
 from epfv2_jax.viz import poses
 
 from_batch = jax.jit(InViewMetrics.from_batch)
+in_view = jax.jit(visibility.in_view)
 
 
 def wrists_apart(batch):

@@ -108,6 +108,12 @@ def config_of(kind, **changes):
     return one_of.convert({"kind": kind, **SMALL[kind], **changes}, "model")
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def apply(model, variables, frames):
+    """What a model says about clips; compiled once for all models that are equal."""
+    return model.apply(variables, frames)
+
+
 @pytest.fixture(scope="module", params=KINDS)
 def case(request, table, helpers):
     """A small model of each kind with random variables, a clip for it, and what the model says about the clip."""
@@ -116,7 +122,7 @@ def case(request, table, helpers):
     frames = with_losses(helpers.make_frames(PEOPLE, num_frames))
     variables = fakes.random_variables(model, frames)
     run = jax.jit(lambda frames, state: model.apply(variables, frames, state, method="step"))
-    clip = jax.jit(lambda frames: model.apply(variables, frames))(frames)
+    clip = apply(model, variables, frames)
     return types.SimpleNamespace(
         kind=request.param, model=model, variables=variables, frames=frames, run=run, clip=clip, num_frames=num_frames
     )
@@ -186,14 +192,14 @@ def test_shapes_follow_the_skeleton_and_the_layout(kind, layout, skeleton, helpe
     model = models.build(config_of(kind), skeleton, layout)
     B, T, V, J = 3, 4, layout.num_views, skeleton.num_joints
     frames = helpers.make_frames(B, T, num_views=V)
-    out = base.abstract_predictions(model, frames)
+    variables = base.abstract_variables(model, frames)
+    out = jax.eval_shape(model.apply, variables, frames)
     for joints in (out.joints_headset_m, *out.intermediate_joints_m.values()):
         assert (joints.shape, joints.dtype) == ((B, T, J, 3), jnp.float32)
     if out.distribution is not None:
         cholesky_m = out.distribution.cholesky_m
         assert (cholesky_m.shape, cholesky_m.dtype) == ((B, T, J, 3, 3), jnp.float32)
         assert out.distribution.degrees_of_freedom > 0
-    assert base.predicts_distribution(model, (SIZE, SIZE)) == (out.distribution is not None)
     for heatmaps in out.heatmaps.values():
         assert (heatmaps.shape[:3], heatmaps.ndim, heatmaps.dtype) == ((B, T, V), 6, jnp.float32)
     assert all(leaf.shape[:2] == (B, T) for leaf in jax.tree.leaves(out))
@@ -201,8 +207,8 @@ def test_shapes_follow_the_skeleton_and_the_layout(kind, layout, skeleton, helpe
     # A stream's state has one entry a person and keeps its type, so that it can be scanned over and given away.
     start = model.initial_state(B)
     assert all(leaf.shape[:1] == (B,) for leaf in jax.tree.leaves(start))
-    apply = functools.partial(model.apply, method="step")
-    _, after = jax.eval_shape(apply, base.abstract_variables(model, frames), frames, start)
+    said, after = jax.eval_shape(functools.partial(model.apply, method="step"), variables, frames, start)
+    assert said == out
     assert jax.tree.structure(after) == jax.tree.structure(start)
     assert [(x.shape, x.dtype) for x in jax.tree.leaves(after)] == [(x.shape, x.dtype) for x in jax.tree.leaves(start)]
 
@@ -214,14 +220,12 @@ def test_data_of_another_layout_are_refused(kind, helpers):
         base.abstract_variables(model, helpers.make_frames(1, 1))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_backbone_is_a_registered_encoder_and_names_its_modules(kind, helpers):
-    model = models.build(config_of(kind), EGOBODY3M, fakes.TWO_VIEWS)
-    params = base.abstract_variables(model, helpers.make_frames(1, 1))["params"]
-    if model.backbone is None:
+def test_a_backbone_is_a_registered_encoder_and_names_its_modules(case):
+    backbone = case.model.backbone
+    if backbone is None:
         return
-    assert model.backbone.name in ENCODERS
-    assert set(params["encoder"]) == {name for layer in model.backbone.layers for name in layer}
+    assert backbone.name in ENCODERS
+    assert set(case.variables["params"]["encoder"]) == {name for layer in backbone.layers for name in layer}
 
 
 def test_a_checkpoint_gives_the_model_back(case, tmp_path):
@@ -236,25 +240,44 @@ def test_a_checkpoint_gives_the_model_back(case, tmp_path):
     writer.close()
     trained = checkpoints.load(tmp_path)
     assert trained.model == case.model
-    found = jax.jit(trained.model.apply)(trained.variables, case.frames)
+    found = apply(trained.model, trained.variables, case.frames)
     assert_close(found, case.clip, atol=1e-6)
 
 
+def test_whether_a_model_tells_its_uncertainty_is_known_before_it_runs(case):
+    assert base.predicts_distribution(case.model, (SIZE, SIZE)) == (case.clip.distribution is not None)
+
+
+def halves(frames):
+    """Both halves of clips."""
+    half = frames.frame_valid.shape[1] // 2
+    parts = (slice(0, half), slice(half, None))
+    return [jax.tree.map(lambda x, p=p: x[:, p], frames.replace(rig=None)).replace(rig=frames.rig) for p in parts]
+
+
 def test_streams_give_what_clips_give(case):
+    """In chunks of 2 and 5 frames; one by one: `test_the_predictor_streams_every_model`."""
     assert np.abs(np.diff(case.clip.joints_headset_m, axis=1)).max() > 1e-3, "a still figure would show nothing"
     _, last = case.run(case.frames, case.model.initial_state(PEOPLE))
-    for chunk in (2,) if case.model.history == 1 else (1, 2, 5):  # without a memory there is nothing to cut
-        scan = jax.jit(lambda frames, n=chunk: streams.scan_frames(case.model, case.variables, frames, chunk=n))
-        predictions, state_ = scan(case.frames)
-        assert_close(predictions, case.clip)
-        assert_close(state_, last)
+    predictions, state_ = jax.jit(lambda frames: streams.scan_frames(case.model, case.variables, frames, chunk=2))(
+        case.frames
+    )
+    assert_close(predictions, case.clip)
+    assert_close(state_, last)
+    chunks, state_ = [], case.model.initial_state(PEOPLE)
+    for part in halves(case.frames):
+        predictions, state_ = case.run(part, state_)
+        chunks.append(predictions)
+    assert_close(jax.tree.map(lambda *x: np.concatenate(x, axis=1), *chunks), case.clip)
+    assert_close(state_, last)
 
 
 def test_what_lies_under_masks_changes_nothing(case, helpers):
     """NaN too, in every input that has a mask."""
     rng = np.random.default_rng(1)
     frames, frame_valid = case.frames, np.ones((PEOPLE, case.num_frames), bool)
-    frame_valid[0, 6:] = False
+    half = case.num_frames // 2
+    frame_valid[0, half:] = False
     view_valid = frames.view_valid & frame_valid[..., None]
     padded = frames.replace(frame_valid=frame_valid)
     noise = rng.random(frames.images.shape, np.float32)
@@ -273,7 +296,7 @@ def test_what_lies_under_masks_changes_nothing(case, helpers):
     assert_close(at(found, frame_valid), at(expected, frame_valid), atol=1e-6)
     assert_close(at(found, frame_valid), at(case.clip, frame_valid))  # nor does the padding
     assert_close(found_state, expected_state, atol=1e-6)
-    _, ended = case.run(helpers.time_slice(frames, 0, 6), start)
+    _, ended = case.run(helpers.time_slice(frames, 0, half), start)
     assert_close(at(found_state, 0), at(ended, 0))  # the stream goes on where its valid frames ended
 
 
@@ -307,11 +330,7 @@ def test_history_is_what_a_prediction_depends_on(case, gap):
 
 
 def test_a_stream_that_is_reset_has_seen_nothing(case):
-    half = case.num_frames // 2
-    first, second = (
-        jax.tree.map(lambda x, part=part: x[:, part], case.frames.replace(rig=None)).replace(rig=case.frames.rig)
-        for part in (slice(0, half), slice(half, None))
-    )
+    first, second = halves(case.frames)
     start = case.model.initial_state(PEOPLE)
     _, state_ = case.run(first, start)
     fresh, gone_on = (case.run(second, s)[0] for s in (start, state_))
@@ -386,7 +405,7 @@ def test_the_predictor_streams_every_model(case):
     frames = case.frames.replace(images=(255 * case.frames.images).round().astype(np.uint8))
     predictor = Predictor(case.model, case.variables, (SIZE, SIZE))
     stream = predictor.start(frames.rig, PEOPLE)
-    for t in range(3):
+    for t in range(case.num_frames):
         pose, stream = predictor.step(
             stream, frames.images[:, t], frames.T_world_headset[:, t], frames.view_valid[:, t], frames.frame_gap[:, t]
         )

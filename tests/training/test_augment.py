@@ -16,7 +16,7 @@ from epfv2_jax.geometry import layout as layouts
 from epfv2_jax.geometry.skeleton import EGOBODY3M, Skeleton
 from epfv2_jax.testing import fakes
 from epfv2_jax.training import augment as augment_lib
-from epfv2_jax.training.augment import AugmentConfig, to_float
+from epfv2_jax.training.augment import AugmentConfig
 
 B, T, V, H, W = 8, 3, 4, 12, 16
 OFF = dict(brightness=0.0, contrast=0.0, gamma=0.0, noise=0.0, blur_px=0.0, flip=0.0, view_dropout=0.0, erase=0.0)
@@ -27,8 +27,14 @@ def augment(key, batch, config):
     return augment_lib.augment(key, batch, config, EGOBODY3M, layouts.EGOBODY3M)
 
 
+@jax.jit
 def flip_left_right(batch):
     return augment_lib.flip_left_right(batch, EGOBODY3M, layouts.EGOBODY3M)
+
+
+@jax.jit
+def to_float(batch):
+    return augment_lib.to_float(batch)
 
 
 run = jax.jit(augment, static_argnums=2)
@@ -62,7 +68,7 @@ def make_batch() -> structs.Batch:
         clip_id=np.array([5, 3, 900, 12, 0, 7, 44, -1], np.int32),
         time_s=np.tile(np.arange(T, dtype=np.float32) / 30, (B, 1)),
     )
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32 if leaf.dtype == np.float64 else None), batch)
+    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32 if leaf.dtype == np.float64 else None), batch)
 
 
 @pytest.fixture(scope="module")
@@ -86,16 +92,16 @@ def test_flip_twice_is_identity(batch):
     assert_close(flip_left_right(flip_left_right(batch)), batch, atol=1e-6)
 
 
+@jax.jit
 def pixels(batch):
     points = transforms.apply(batch.frames.rig.T_cam_headset[:, None], batch.targets.joints_headset_m[:, :, None])
     lens = jax.tree.map(lambda leaf: leaf[:, None], batch.frames.rig.cameras)
-    uv_px, valid = cameras.project(lens, points)
-    return np.asarray(uv_px), np.asarray(valid)
+    return cameras.project(lens, points)
 
 
 def test_flipped_joints_fall_on_mirrored_pixels(batch):
-    uv_px, valid = pixels(batch)
-    mirrored_px, mirrored_valid = pixels(flip_left_right(batch))
+    uv_px, valid = map(np.asarray, pixels(batch))
+    mirrored_px, mirrored_valid = map(np.asarray, pixels(flip_left_right(batch)))
     order, mirror = list(layouts.EGOBODY3M.mirror), list(EGOBODY3M.mirror)
     uv_px, valid = uv_px[:, :, order][:, :, :, mirror], valid[:, :, order][:, :, :, mirror]
     assert valid.mean() > 0.3
@@ -114,8 +120,9 @@ def test_flipped_images_are_mirrored_with_their_masks(batch):
 
 def test_flip_mirrors_the_world(batch):
     out = flip_left_right(batch)
-    world = transforms.apply(batch.frames.T_world_headset, batch.targets.joints_headset_m)
-    flipped = transforms.apply(out.frames.T_world_headset, out.targets.joints_headset_m)
+    apply = jax.jit(transforms.apply)
+    world = apply(batch.frames.T_world_headset, batch.targets.joints_headset_m)
+    flipped = apply(out.frames.T_world_headset, out.targets.joints_headset_m)
     expected = np.asarray(world)[..., list(EGOBODY3M.mirror), :] * [-1.0, 1.0, 1.0]
     np.testing.assert_allclose(flipped, expected, atol=1e-6)
     transforms.check_rigid(np.asarray(out.frames.T_world_headset))
@@ -125,22 +132,23 @@ def test_flip_mirrors_the_world(batch):
 def test_flip_mirrors_the_teachers_covariance(batch):
     rng = np.random.default_rng(1)
     lower = np.tril(rng.normal(size=(*batch.targets.joint_valid.shape, 3, 3)), -1) + 2 * np.eye(3)
-    lower = jnp.asarray(lower, jnp.float32)
-    mixed = batch.replace(targets=batch.targets.replace(cholesky_m=lower, pseudo=jnp.ones(B, bool)))
-    out = flip_left_right(mixed).targets.cholesky_m
-    assert_close(jnp.triu(out, 1), jnp.zeros_like(out))
+    lower = lower.astype(np.float32)
+    mixed = batch.replace(targets=batch.targets.replace(cholesky_m=lower, pseudo=np.ones(B, bool)))
+    out = np.asarray(flip_left_right(mixed).targets.cholesky_m)
+    assert_close(np.triu(out, 1), np.zeros_like(out))
     M = np.diag([-1.0, 1.0, 1.0])
-    before = np.asarray(lower[:, :, list(EGOBODY3M.mirror)])
+    before = lower[:, :, list(EGOBODY3M.mirror)]
     covariance = M @ before @ before.swapaxes(-1, -2) @ M
-    np.testing.assert_allclose(out @ jnp.swapaxes(out, -1, -2), covariance, atol=1e-5)
+    np.testing.assert_allclose(out @ out.swapaxes(-1, -2), covariance, atol=1e-5)
     assert_close(flip_left_right(flip_left_right(mixed)), mixed, atol=1e-6)
 
 
 def test_erased_patches_are_rectangles_in_the_stated_share_of_views(batch):
-    many = jax.tree.map(lambda leaf: jnp.concatenate([leaf] * 16), batch).replace(clip_id=jnp.arange(16 * B))
-    many = many.replace(frames=many.frames.replace(view_valid=jnp.ones_like(many.frames.view_valid)))
+    many = jax.tree.map(lambda leaf: np.concatenate([leaf] * 16), batch).replace(clip_id=np.arange(16 * B))
+    many = many.replace(frames=many.frames.replace(view_valid=np.ones_like(many.frames.view_valid)))
     out = run(KEY, many, AugmentConfig(**{**OFF, "erase": 0.4}))
-    changed = np.asarray(out.frames.images != to_float(many).frames.images)
+    images = np.asarray(out.frames.images)
+    changed = images != np.asarray(to_float(many).frames.images)
     touched = changed.any(axis=(1, 3, 4))
     assert 0.3 < touched.mean() < 0.5
     for clip, view in np.argwhere(touched)[:20]:
@@ -149,15 +157,15 @@ def test_erased_patches_are_rectangles_in_the_stated_share_of_views(batch):
         assert not patches[:, ~rows].any() and not patches[:, :, ~columns].any()
         assert patches[:, rows][:, :, columns].mean() > 0.95  # noise may hit the old value
         assert rows.sum() * columns.sum() <= 0.35 * H * W  # 0.2, and a row and a column of rounding
-    assert out.frames.images.min() >= 0 and out.frames.images.max() <= 1
+    assert images.min() >= 0 and images.max() <= 1
 
 
 def test_clips_are_flipped_whole_and_with_the_stated_probability(batch):
-    out = run(KEY, batch, AugmentConfig(**{**OFF, "flip": 0.5}))
-    plain, flipped = to_float(batch), to_float(flip_left_right(batch))
+    out = jax.device_get(run(KEY, batch, AugmentConfig(**{**OFF, "flip": 0.5})))
+    plain, flipped = jax.device_get((to_float(batch), to_float(flip_left_right(batch))))
     choices = []
     for b in range(B):
-        pick = functools.partial(jax.tree.map, lambda leaf, b=b: np.asarray(leaf[b]))
+        pick = functools.partial(jax.tree.map, lambda leaf, b=b: leaf[b])
         got = pick(out)
         same = [np.array_equal(got.frames.images, pick(other).frames.images) for other in (plain, flipped)]
         assert sum(same) == 1
@@ -167,8 +175,8 @@ def test_clips_are_flipped_whole_and_with_the_stated_probability(batch):
 
 
 def test_mirror_pairs_hold_each_clip_and_its_mirror_image(batch):
-    pairs = run(KEY, batch, AugmentConfig(**{**OFF, "mirror_pairs": True}))
-    plain = to_float(batch)
+    pairs = jax.device_get(run(KEY, batch, AugmentConfig(**{**OFF, "mirror_pairs": True})))
+    plain = jax.device_get(to_float(batch))
     assert_close(jax.tree.map(lambda leaf: leaf[::2], pairs), plain)
     assert_close(jax.tree.map(lambda leaf: leaf[1::2], pairs), flip_left_right(plain), atol=1e-6)
     lit = np.asarray(run(KEY, batch, AugmentConfig(mirror_pairs=True)).frames.images)
@@ -177,7 +185,7 @@ def test_mirror_pairs_hold_each_clip_and_its_mirror_image(batch):
 
 def test_a_clip_and_its_mirror_image_get_light_of_their_own(batch):
     frames = batch.frames.replace(
-        images=jnp.full_like(batch.frames.images, 128), view_valid=jnp.ones_like(batch.frames.view_valid)
+        images=np.full_like(batch.frames.images, 128), view_valid=np.ones_like(batch.frames.view_valid)
     )
     config = AugmentConfig(**{**OFF, "mirror_pairs": True, "gamma": 0.3})
     images = np.asarray(run(KEY, batch.replace(frames=frames), config).frames.images)[:, 0, :, 0, 0]
@@ -242,11 +250,11 @@ def test_data_parallel_devices_see_what_one_device_sees(batch, config):
 
 def grey(value: int, clips: int) -> structs.Batch:
     """One-frame clips of uniform images in which nothing is masked."""
-    batch = jax.tree.map(lambda leaf: jnp.repeat(leaf[:1, :1] if leaf.ndim > 1 else leaf[:1], clips, 0), make_batch())
+    batch = jax.tree.map(lambda leaf: np.repeat(leaf[:1, :1] if leaf.ndim > 1 else leaf[:1], clips, 0), make_batch())
     frames = batch.frames.replace(
-        images=jnp.full((clips, 1, V, H, W), value, jnp.uint8), view_valid=jnp.ones((clips, 1, V), bool)
+        images=np.full((clips, 1, V, H, W), value, np.uint8), view_valid=np.ones((clips, 1, V), bool)
     )
-    return batch.replace(frames=frames, clip_id=jnp.arange(clips, dtype=jnp.int32))
+    return batch.replace(frames=frames, clip_id=np.arange(clips, dtype=np.int32))
 
 
 def test_brightness_and_gamma_stay_in_range_and_fill_it():
@@ -265,8 +273,8 @@ def test_brightness_and_gamma_stay_in_range_and_fill_it():
 
 def test_contrast_scales_about_the_mean():
     base = grey(128, 128)
-    pattern = jnp.where(jnp.arange(W) % 2 == 0, 0.4, 0.6)
-    images = jnp.broadcast_to(pattern, base.frames.images.shape)
+    pattern = np.where(np.arange(W) % 2 == 0, 0.4, 0.6).astype(np.float32)
+    images = np.broadcast_to(pattern, base.frames.images.shape)
     base = base.replace(frames=base.frames.replace(images=images))
     out = np.asarray(run(KEY, base, AugmentConfig(**{**OFF, "contrast": 0.3})).frames.images)
     np.testing.assert_allclose(out.mean((-2, -1)), 0.5, atol=1e-5)
@@ -287,8 +295,9 @@ def test_noise_is_gaussian_of_the_stated_strength():
 def test_blur_keeps_uniform_images_and_smooths_others(batch):
     config = AugmentConfig(**{**OFF, "blur_px": 1.0})
     np.testing.assert_allclose(run(KEY, grey(128, 4), config).frames.images, 128 / 255, atol=1e-6)
-    spot = jnp.zeros((B, T, V, 13, 13)).at[..., 6, 6].set(1.0)
-    base = batch.replace(frames=batch.frames.replace(images=spot, view_valid=jnp.ones((B, T, V), bool)))
+    spot = np.zeros((B, T, V, 13, 13), np.float32)
+    spot[..., 6, 6] = 1.0
+    base = batch.replace(frames=batch.frames.replace(images=spot, view_valid=np.ones((B, T, V), bool)))
     out = np.asarray(run(KEY, base, config).frames.images)[:, 0, 0]
     np.testing.assert_allclose(out.sum((-2, -1)), 1.0, atol=1e-5)
     variance = (out * (np.arange(13) - 6.0) ** 2).sum((-2, -1))  # of the mixture: between none and the full blur's
@@ -315,20 +324,18 @@ def test_flip_refuses_a_rig_without_mirror_partners(batch):
         match=r"augment\.flip: .*'lone' \(left_side, .*\).*set augment\.flip=0 and augment\.mirror_pairs=False",
     ):
         augment_lib.flip_left_right(batch, EGOBODY3M, lone)
-    out = augment_lib.augment(KEY, batch, AugmentConfig(**OFF), EGOBODY3M, lone)  # not flipped, not refused
+    unchanged = jax.jit(lambda batch: augment_lib.augment(KEY, batch, AugmentConfig(**OFF), EGOBODY3M, lone))
+    out = unchanged(batch)  # not flipped, not refused
     assert_close(out, to_float(batch), atol=1e-7)
 
 
 def test_flip_follows_the_rig_and_the_skeleton_that_are_given(batch):
-    def two_views(leaf, axis):
-        return jax.lax.slice_in_dim(leaf, 0, 2, axis=axis)
-
     frames = batch.frames
     narrow = batch.replace(
         frames=frames.replace(
-            images=two_views(frames.images, 2),
-            rig=jax.tree.map(lambda leaf: two_views(leaf, 1), frames.rig),
-            view_valid=two_views(frames.view_valid, 2),
+            images=frames.images[:, :, :2],
+            rig=jax.tree.map(lambda leaf: leaf[:, :2], frames.rig),
+            view_valid=frames.view_valid[:, :, :2],
         )
     )
     still = dataclasses.replace(EGOBODY3M, mirror=tuple(range(EGOBODY3M.num_joints)))
@@ -342,11 +349,11 @@ def test_flip_follows_the_rig_and_the_skeleton_that_are_given(batch):
         rest_offsets_m=((0.0, 0.1, 0.0),) * 2,
         rest_root_headset_m=(0.0, 0.0, 0.0),
     )
-    out = augment_lib.flip_left_right(narrow, still, fakes.TWO_VIEWS)
+    out = jax.jit(lambda batch: augment_lib.flip_left_right(batch, still, fakes.TWO_VIEWS))(narrow)
     np.testing.assert_array_equal(out.frames.images, narrow.frames.images[:, :, ::-1, :, ::-1])
     np.testing.assert_array_equal(out.frames.view_valid, narrow.frames.view_valid[:, :, ::-1])
     np.testing.assert_array_equal(out.targets.joint_valid, batch.targets.joint_valid)
-    joints = np.asarray(batch.targets.joints_headset_m)
+    joints = batch.targets.joints_headset_m
     np.testing.assert_array_equal(out.targets.joints_headset_m, joints * np.float32([-1, 1, 1]))
     for other in ((EGOBODY3M, layouts.EGOBODY3M), (few, fakes.TWO_VIEWS)):
         with pytest.raises(AssertionError):

@@ -20,7 +20,7 @@ from epfv2_jax.data.synthetic import renderer, rigs, writer
 from epfv2_jax.data.synthetic import sequence as sequence_lib
 from epfv2_jax.data.synthetic.config import SyntheticConfig
 
-CONFIG = SyntheticConfig(seed=3, train_sequences=2, validation_sequences=1, test_sequences=0, frames=14, image_width=40)
+CONFIG = SyntheticConfig(seed=3, train_sequences=2, validation_sequences=1, test_sequences=0, frames=14, image_width=20)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def test_the_real_reader_reads_it_and_its_cameras_calibrate(dataset):
     rig = rigs.open_headset(None).scaled(CONFIG.image_width)
     with egobody3m.SequenceReader(first) as reader:
         assert reader.frames == tuple(range(CONFIG.frames))
-        assert reader.view_sizes_px() == [(40, 30), (40, 32), (40, 32), (40, 30)]
+        assert reader.view_sizes_px() == [(20, 15), (20, 16), (20, 16), (20, 15)]
         frames = [reader.metadata(frame) for frame in reader.frames]
         image = images.decode_grey(reader.jpeg(2, 1))
     grey, _ = sequence_lib.render_sequence(expected, rig, renderer.make_rays(rig))

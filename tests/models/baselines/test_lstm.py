@@ -89,7 +89,7 @@ def test_it_learns_eight_frames_by_heart(frames):
 
     variables = fakes.random_variables(model, frames)
     params, errors_m = variables["params"], []
-    moments = optimizer.init(params)
+    moments = jax.jit(optimizer.init)(params)
     for _ in range(100):
         params, moments, value = step(params, moments)
         errors_m.append(float(value))

@@ -1,4 +1,5 @@
 import ast
+import functools
 import io
 import json
 import pickle
@@ -151,6 +152,12 @@ def imported(folder, tensors, encoder):
     return weights_lib.convert(weights_lib.read(write(folder, tensors)), encoder)
 
 
+@functools.cache
+def shapes_of(encoder):
+    module = encoders.ENCODERS[encoder]()
+    return jax.eval_shape(module.init, jax.random.key(0), np.zeros((1, 64, 64, 1), np.float32))
+
+
 @pytest.fixture(scope="module")
 def resnet18(shared_data):
     return listed_tensors(shared_data, "timm_resnet18")
@@ -170,9 +177,7 @@ def test_every_tensor_of_a_listed_file_lands_where_it_belongs(tmp_path, shared_d
     result = weights_lib.convert(weights_lib.read(path), encoder)
     path.unlink()
 
-    module = encoders.ENCODERS[encoder]()
-    shapes = jax.eval_shape(module.init, jax.random.key(0), np.zeros((1, 64, 64, 1), np.float32))
-    assert jax.tree.map(np.shape, result.variables) == jax.tree.map(np.shape, shapes)
+    assert jax.tree.map(np.shape, result.variables) == jax.tree.map(np.shape, shapes_of(encoder))
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(result.variables))
     assert result.layout == layout
     assert result.used + len(result.ignored) == len(tensors)
@@ -429,7 +434,7 @@ def test_the_command_imports_a_file_that_a_run_can_start_from(tmp_path, resnet18
     assert len(meta["sha256"]) == 64
     expected = weights_lib.convert(weights_lib.read(path), "resnet18").variables
     jax.tree.map(np.testing.assert_array_equal, variables, expected)
-    features = encoders.ENCODERS["resnet18"]().apply(variables, np.ones((1, 32, 32, 1), np.float32))
+    features = jax.eval_shape(encoders.ENCODERS["resnet18"]().apply, variables, np.ones((1, 32, 32, 1), np.float32))
     assert features[-1].shape == (1, 1, 1, 512)
 
     assert import_weights.main(arguments) == 1

@@ -1,7 +1,6 @@
 """Temporal attention against a plain reference that looks at every pair of frames."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -14,10 +13,10 @@ WINDOW, HEADS, WIDTH = 4, 2, 8
 def layer():
     """The layer's variables and compiled call."""
     module = temporal.TemporalAttention(HEADS, WINDOW, rope_base=10.0)
-    tokens = jnp.zeros((1, 1, WIDTH))
+    tokens = np.zeros((1, 1, WIDTH), np.float32)
     empty = temporal.empty_cache(1, WINDOW, HEADS, WIDTH // HEADS)
-    variables = module.init(jax.random.key(0), tokens, jnp.ones((1, 1), bool), jnp.ones((1, 1), jnp.int32), empty)
-    return variables, jax.jit(module.apply)
+    masks = np.ones((1, 1), bool), np.ones((1, 1), np.int32)
+    return jax.jit(module.init)(jax.random.key(0), tokens, *masks, empty), jax.jit(module.apply)
 
 
 def reference(variables, tokens, frame_gap):
@@ -97,11 +96,12 @@ def test_a_long_stream_keeps_positions_small(layer):
 
 def test_window_of_one_sees_the_frame_itself():
     module = temporal.TemporalAttention(HEADS, 1, rope_base=10.0)
-    tokens = jnp.asarray(np.random.default_rng(3).normal(size=(1, 5, WIDTH)), jnp.float32)
-    valid, gap = jnp.ones((1, 5), bool), jnp.ones((1, 5), jnp.int32)
+    tokens = np.random.default_rng(3).normal(size=(1, 5, WIDTH)).astype(np.float32)
+    valid, gap = np.ones((1, 5), bool), np.ones((1, 5), np.int32)
     cache = temporal.empty_cache(1, 1, HEADS, WIDTH // HEADS)
-    variables = module.init(jax.random.key(0), tokens, valid, gap, cache)
-    out, cache = module.apply(variables, tokens, valid, gap, cache)
-    alone, _ = module.apply(variables, tokens[:, 3:4], valid[:, :1], gap[:, :1], cache)
+    variables = jax.jit(module.init)(jax.random.key(0), tokens, valid, gap, cache)
+    apply = jax.jit(module.apply)
+    out, cache = apply(variables, tokens, valid, gap, cache)
+    alone, _ = apply(variables, tokens[:, 3:4], valid[:, :1], gap[:, :1], cache)
     np.testing.assert_allclose(out[:, 3:4], alone, atol=1e-6)
     assert cache.keys.shape[1] == 0
