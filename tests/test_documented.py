@@ -172,6 +172,7 @@ NOT_RUN = {
         " --config.student.output_dir=runs/als_quickstart_0/confident"
         " --config.output_dir=runs/als_quickstart_confident_0",
         *("train --config configs/synthetic.py:cpu", "train --config configs/synthetic.py:cpu-no_temporal"),
+        "train --config configs/synthetic.py:short",
         *("train --config configs/mocap.py:full", "train --config configs/mocap.py:no_projection"),
         *("train --config configs/mocap.py:no_temporal", "train --config configs/baselines/lstm.py:cpu"),
     ),
@@ -179,6 +180,7 @@ NOT_RUN = {
         "compare --runs runs/synthetic_cpu_full runs/synthetic_cpu_lstm --data data/synthetic_cpu/records",
         "evaluate --checkpoint runs/mocap_full --data data/mocap/records --split train",
         "evaluate --checkpoint runs/synthetic_cpu_full --data data/synthetic_cpu/records --split validation",
+        "evaluate --checkpoint runs/synthetic_short_full --data data/synthetic_short/records --split validation",
     ),
     "it needs several hosts; tests/training/test_cluster.py runs several processes": (
         "train --config configs/egobody3m_resnet18.py --coordinator_address"

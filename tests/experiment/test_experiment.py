@@ -47,7 +47,7 @@ SHIPPED = [
     *(
         (f"baselines/{name}", variant)
         for name in ("epfv1", "unrealego")
-        for variant in ("heatmap", "pose", "heatmap-gpu", "pose-gpu")
+        for variant in ("heatmap-cpu", "pose-cpu", "heatmap-short", "pose-short", "heatmap-gpu", "pose-gpu")
     ),
 ]
 
