@@ -34,7 +34,7 @@ SHIPPED = [
     ("quickstart",),
     ("quickstart", "headset_only"),
     *(("synthetic", f"cpu-{ablation}") for ablation in ("no_temporal", "no_projection", "keypoints", "no_auxiliary")),
-    *(("synthetic", variant) for variant in ("cpu", "gpu", "cpu-no_uncertainty", "gpu-headset_only")),
+    *(("synthetic", variant) for variant in ("cpu", "short", "gpu", "cpu-no_uncertainty", "gpu-headset_only")),
     ("egobody3m_resnet18",),
     ("egobody3m_mobilenetv4",),
     *(("teacher_dinov3_vit", variant) for variant in ("s16", "s16plus", "b16", "l16")),
@@ -43,7 +43,7 @@ SHIPPED = [
     ("mocap", "no_projection"),
     *(("student_egobody3m", variant) for variant in ("resnet18", "mobilenetv4")),
     *(("own_headset", size) for size in ("cpu", "tiny")),
-    *(("baselines/lstm", size) for size in ("cpu", "gpu")),
+    *(("baselines/lstm", size) for size in ("cpu", "short", "gpu")),
     *(
         (f"baselines/{name}", variant)
         for name in ("epfv1", "unrealego")
