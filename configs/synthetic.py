@@ -6,7 +6,7 @@ Command:   python -m epfv2_jax.train --config configs/synthetic.py:cpu
            or :short, :gpu, each with -ABLATION: no_temporal, no_projection, keypoints, no_auxiliary, no_uncertainty,
            headset_only
 Hardware:  cpu, short: 2 cores of a virtual machine; gpu: one H100
-Time:      cpu: about 75 minutes; short: 21 to 23 minutes beside other work; gpu: not yet measured
+Time:      cpu: docs/synthetic.md; short: 21 to 23 minutes beside other work; gpu: not yet measured
 Score:     short: MPJPE 5.74 cm on validation people, 10.13 on test activities; the others: docs/synthetic.md
 """
 

@@ -35,7 +35,7 @@ MINIATURES = {
     "resnet": functools.partial(ResNet, block=Bottleneck, blocks=(1, 1)),
     "mobilenetv4": functools.partial(
         MobileNetV4,
-        stages=((Fused(8, 2, 3, stride=2), Conv(16, 1)), (Inverted(16, 2, 3, 3, stride=2), Inverted(16, 2, 3))),
+        stages=((Fused(8, 2, 3, stride=2), Conv(16, 1)), (Inverted(16, 2, 3, 5, stride=2), Inverted(16, 2, 3))),
     ),
     "vit": functools.partial(vit.ViT, width=32, depth=2, heads=2, mlp_width=64, gated=True),
     "scanned_vit": functools.partial(vit.ViT, width=32, depth=2, heads=2, mlp_width=64, gated=True, scan_layers=True),
