@@ -104,3 +104,10 @@ def get_config(variant: str = "cpu") -> ConfigDict:
     config.loop = {"evaluate_every": 1000, "checkpoint_every": 500}
     config.evaluation = {"clip_frames": 96, "batch_size": 8, "hide_views": blind}
     return config
+
+
+def single_frames(config: ConfigDict) -> None:
+    """Changes a recipe to one for a model without memory: clips would teach it no more than single frames do."""
+    warmup = config.data.warmup
+    config.step.steps = warmup.steps
+    config.data.clip_frames, config.data.batch_size, config.data.warmup = 1, warmup.batch_size, None

@@ -1,6 +1,7 @@
 """UnrealEgo on the synthetic benchmark: data and budget of configs/synthetic.py, in two stages.
 
-The first trains the heatmap network, the second the autoencoder on its heatmaps; each has as many steps as EPFv2 has.
+The first trains the heatmap network, the second the autoencoder on its heatmaps; each sees the single frames that EPFv2
+sees before its clips.
 Command:   python -m epfv2_jax.train --config configs/baselines/unrealego.py:heatmap-cpu
            python -m epfv2_jax.train --config configs/baselines/unrealego.py:pose-cpu
            or -short, -gpu
@@ -36,6 +37,7 @@ def get_config(variant: str = "pose-cpu") -> ConfigDict:
         )
     synthetic = runpy.run_path(str(SYNTHETIC))
     config = synthetic["get_config"](size)
+    synthetic["single_frames"](config)
     config.output_dir = f"runs/synthetic_{size}_unrealego_{stage}"
     config.model = {
         "kind": "unrealego",

@@ -57,6 +57,21 @@ def test_any_image_size_gives_maps_of_a_quarter(encoder, size_hw):
     assert {name: maps.shape for name, maps in found.items()} == {"predicted": shape, "reconstructed": shape}
 
 
+def test_an_untrained_network_predicts_empty_maps_and_its_layers_are_alive(helpers):
+    """From random maps, training would begin by pushing everything down."""
+    model, batch = build(), eight_frames(helpers)
+    objective = objectives.build(HeatmapObjectiveConfig(), EGOBODY3M)
+    variables = jax.jit(model.init)(jax.random.key(0), batch.frames)
+    assert not np.any(jax.jit(model.apply)(variables, batch.frames).heatmaps["predicted"])
+
+    def loss(params):
+        predictions, _ = model.apply(variables | {"params": params}, batch.frames, train=True, mutable=["batch_stats"])
+        return objective(predictions, batch, 0.0)["heatmap_mse"].total
+
+    gradient = jax.jit(jax.grad(loss))(variables["params"])["heatmaps"]["heatmap"]["kernel"]
+    assert (np.abs(gradient).max((0, 1, 3)) > 0).mean() > 0.8  # of the channels before the last convolution
+
+
 def test_upsampling_keeps_ramps_and_the_corners():
     ramp = np.linspace(0, 5, 3)[None, :, None, None] + np.linspace(0, 7, 4)[None, None, :, None]
     finer = jax.jit(resize, static_argnums=1)(ramp.astype(np.float32), (6, 7))

@@ -18,7 +18,9 @@ class HeatmapDecoder(nn.Module):
 
     From the coarsest map on: upsample, append the next finer map, convolve. There is no normalisation; every
     convolution but the last is followed by ReLU. The lateral convolutions keep the number of channels, except that the
-    one of stride 16 gives 516 where it reads 512, as in the authors' code.
+    one of stride 16 gives 516 where it reads 512, as in the authors' code. The last convolution starts at zero (our
+    choice): from a random start, with an encoder that is not trained yet, Adam pushed the maps down so hard that every
+    ReLU before them died.
 
     Source: the public code of UnrealEgo. Upsampling to the size of the finer map in place of by two is our choice: it
     is the same where the image's sides are multiples of the coarsest stride, and works for all others.
@@ -36,13 +38,15 @@ class HeatmapDecoder(nn.Module):
             finer = laterals[level]
             x = jnp.concatenate([resize(x, finer.shape[1:3]), finer], axis=-1)
             x = nn.relu(self._conv(width, 3, f"up{level + 1}")(x))
-        return self._conv(self.num_heatmaps, 1, "heatmap")(x).astype(jnp.float32)
+        return self._conv(self.num_heatmaps, 1, "heatmap", nn.initializers.zeros)(x).astype(jnp.float32)
 
     def _lateral(self, level: int, features: jax.Array) -> jax.Array:
         channels = features.shape[-1]
         width = 516 if (level, channels) == (2, 512) else channels
         return nn.relu(self._conv(width, 1, f"lateral{level + 1}")(features))
 
-    def _conv(self, width: int, size: int, name: str) -> nn.Conv:
+    def _conv(
+        self, width: int, size: int, name: str, kernel_init: nn.initializers.Initializer = KERNEL_INIT
+    ) -> nn.Conv:
         padding = [(size // 2, size // 2)] * 2
-        return nn.Conv(width, (size, size), padding=padding, kernel_init=KERNEL_INIT, dtype=self.dtype, name=name)
+        return nn.Conv(width, (size, size), padding=padding, kernel_init=kernel_init, dtype=self.dtype, name=name)
