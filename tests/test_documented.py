@@ -203,6 +203,7 @@ NOT_RUN = {
     "a benchmark, for a quiet machine": (
         "python benchmarks/decoder_joints.py --repeats 100",
         "python benchmarks/label_pass.py planning",
+        "python benchmarks/learning.py --steps 500 --every 100",
         "python benchmarks/memory.py",
         "python benchmarks/onnx_latency.py --torch_python PYTHON",
         "python benchmarks/onnx_precision.py --checkpoint runs/quickstart --data data/quickstart/records --repeats 60",
