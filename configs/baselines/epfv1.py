@@ -6,8 +6,8 @@ Command:   python -m epfv2_jax.train --config configs/baselines/epfv1.py:heatmap
            python -m epfv2_jax.train --config configs/baselines/epfv1.py:pose-cpu
            or -short, -gpu
 Hardware:  cpu, short: 2 cores; gpu: one H100
-Time:      not yet measured
-Score:     not yet measured
+Time:      short: 15 and 33 minutes beside other work; the others: not yet measured
+Score:     short: MPJPE 8.06 cm on validation people, 12.47 on test activities
 """
 
 import pathlib
