@@ -4,7 +4,7 @@ In the spirit of EgoBody3M's tracker, whose exact network is not public: all siz
 Command:   python -m epfv2_jax.train --config configs/baselines/lstm.py:cpu
            or :short, :gpu
 Hardware:  cpu, short: 2 cores; gpu: one H100
-Time:      short: 108 minutes on one core beside other work, three quarters of it Muon's; the others: not yet measured
+Time:      short: 108 minutes on one core beside other work; the others: not yet measured
 Score:     short: MPJPE 6.54 cm on validation people, 10.73 on test activities
 """
 
