@@ -44,6 +44,11 @@ def with_cholesky(predictions, cholesky_m):
     return predictions.replace(distribution=predictions.distribution.replace(cholesky_m=cholesky_m))
 
 
+def assert_same_gradient(gradient, expected):
+    """Equal to float32's rounding of their largest entry: jerk's gradients are small sums of large numbers."""
+    np.testing.assert_allclose(gradient, expected, rtol=0, atol=1e-5 * np.abs(expected).max() + 1e-12)
+
+
 def test_nll_is_scipys_density_up_to_a_constant():
     rng = np.random.default_rng(0)
     lower = np.tril(rng.normal(size=(20, 3, 3)))
@@ -132,7 +137,7 @@ def test_parts_with_the_whole_counts_add_up_to_the_whole():
         parts.append(loss_and_grad(*part, 0.3, CONFIG, counts))
     np.testing.assert_allclose(sum(value for (value, _), _ in parts), whole, rtol=1e-5)
     joined = jax.tree.map(lambda *leaves: np.concatenate(leaves), *[g for _, g in parts])
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-8), joined, whole_grads)
+    jax.tree.map(assert_same_gradient, joined, whole_grads)
     summed = jax.tree.map(lambda *leaves: np.sum(leaves), *[t for (_, t), _ in parts])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), summed, terms)
 
@@ -195,7 +200,7 @@ def test_parts_of_a_mixed_batch_add_up_to_the_whole():
     parts = [loss_and_grad(*part, 0.3, CONFIG, counts) for part in parts]
     np.testing.assert_allclose(sum(value for (value, _), _ in parts), whole, rtol=1e-5)
     joined = jax.tree.map(lambda *leaves: np.concatenate(leaves), *[g for _, g in parts])
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-8), joined, whole_grads)
+    jax.tree.map(assert_same_gradient, joined, whole_grads)
     summed = jax.tree.map(lambda *leaves: np.sum(leaves), *[t for (_, t), _ in parts])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), summed, terms)
     assert terms["distillation"][1] > 0 and terms["pseudo_refined_jerk"][1] > 0
