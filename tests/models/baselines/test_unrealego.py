@@ -8,12 +8,14 @@ import zlib
 import jax
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from epfv2_jax import models, objectives
 from epfv2_jax.geometry import layout as layouts
 from epfv2_jax.geometry.skeleton import EGOBODY3M
 from epfv2_jax.models import base, weights
 from epfv2_jax.models.baselines.resize import resize
+from epfv2_jax.models.baselines.unrealego.autoencoder import Deconvolution
 from epfv2_jax.models.baselines.unrealego.model import UnrealEgoConfig
 from epfv2_jax.models.baselines.unrealego.weights import CONFIG, LAYOUT, SKELETON, load
 from epfv2_jax.models.encoders.weights import reading
@@ -70,6 +72,19 @@ def test_an_untrained_network_predicts_empty_maps_and_its_layers_are_alive(helpe
 
     gradient = jax.jit(jax.grad(loss))(variables["params"])["heatmaps"]["heatmap"]["kernel"]
     assert (np.abs(gradient).max((0, 1, 3)) > 0).mean() > 0.8  # of the channels before the last convolution
+
+
+def test_a_deconvolution_is_that_of_flax():
+    x = jax.random.normal(jax.random.key(0), (2, 3, 5, 7))
+    cotangent = jax.random.normal(jax.random.key(1), (2, 6, 10, 4))
+    values, gradients = [], []
+    for module in (Deconvolution(4), nn.ConvTranspose(4, (4, 4), (2, 2), "SAME")):
+        variables = jax.tree.map(lambda leaf: leaf + 0.1, Deconvolution(4).init(jax.random.key(2), x))
+        value, pull = jax.vjp(module.apply, variables, x)
+        values.append(value)
+        gradients.append(pull(cotangent))
+    np.testing.assert_allclose(values[0], values[1], atol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), *gradients)
 
 
 def test_upsampling_keeps_ramps_and_the_corners():

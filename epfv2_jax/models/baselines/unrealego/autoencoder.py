@@ -80,7 +80,34 @@ class AutoEncoder(nn.Module):
     def _dense(self, width: int, name: str) -> nn.Dense:
         return nn.Dense(width, kernel_init=KERNEL_INIT, dtype=self.dtype, name=name)
 
-    def _deconv(self, width: int, name: str) -> nn.ConvTranspose:
+    def _deconv(self, width: int, name: str) -> "Deconvolution":
+        return Deconvolution(width, dtype=self.dtype, name=name)
+
+
+class Deconvolution(nn.Module):
+    """Returns (N, 2h, 2w, width) of x (N, h, w, C): a transposed convolution of 4x4 pixels and stride 2.
+
+    It equals `nn.ConvTranspose(width, (4, 4), (2, 2), "SAME")` and has its parameters. A matrix product gives the 4x4
+    pixels that each cell adds to, and those of neighbours are added up: on a CPU this is several times faster than
+    XLA's gradient of a transposed convolution.
+    """
+
+    width: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        N, h, w, C = x.shape
         # PyTorch's fan-in of a transposed convolution counts its outputs.
         init = nn.initializers.variance_scaling(2.0, "fan_in", "normal", in_axis=-1, out_axis=-2)
-        return nn.ConvTranspose(width, (4, 4), (2, 2), "SAME", kernel_init=init, dtype=self.dtype, name=name)
+        kernel = self.param("kernel", init, (4, 4, C, self.width)).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.width,)).astype(self.dtype)
+        # The pixel 2 * (i + p) + q of a map with one pixel more on each side, along rows; r and s along columns.
+        kernel = kernel[::-1, ::-1].reshape(2, 2, 2, 2, C, self.width)
+        products = jnp.einsum("nijc,pqrsco->prnijqso", x.astype(self.dtype), kernel)
+        moved = [
+            jnp.pad(products[p, r], ((0, 0), (p, 1 - p), (r, 1 - r), (0, 0), (0, 0), (0, 0)))
+            for p, r in np.ndindex(2, 2)
+        ]
+        pixels = sum(moved).swapaxes(2, 3).reshape(N, 2 * h + 2, 2 * w + 2, self.width)
+        return pixels[:, 1:-1, 1:-1] + bias[None, None, None]
