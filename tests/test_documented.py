@@ -177,10 +177,13 @@ NOT_RUN = {
         *("train --config configs/mocap.py:no_temporal", "train --config configs/baselines/lstm.py:short"),
         "train --config configs/baselines/epfv1.py:heatmap-short",
         "train --config configs/baselines/epfv1.py:pose-short",
+        "train --config configs/baselines/unrealego.py:heatmap-short",
+        "train --config configs/baselines/unrealego.py:pose-short",
     ),
     "it needs what those train; the same command with other names is in WALK": (
         "compare --runs runs/synthetic_short_full runs/synthetic_short_headset_only runs/synthetic_short_lstm"
-        " runs/synthetic_short_epfv1_pose --data data/synthetic_short/records --split validation",
+        " runs/synthetic_short_epfv1_pose runs/synthetic_short_unrealego_pose --data data/synthetic_short/records"
+        " --split validation",
         "evaluate --checkpoint runs/mocap_full --data data/mocap/records --split train",
         "evaluate --checkpoint runs/synthetic_cpu_full --data data/synthetic_cpu/records --split validation",
         "evaluate --checkpoint runs/synthetic_short_full --data data/synthetic_short/records --split validation",

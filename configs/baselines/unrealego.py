@@ -6,8 +6,8 @@ Command:   python -m epfv2_jax.train --config configs/baselines/unrealego.py:hea
            python -m epfv2_jax.train --config configs/baselines/unrealego.py:pose-cpu
            or -short, -gpu
 Hardware:  cpu, short: 2 cores; gpu: one H100
-Time:      not yet measured
-Score:     not yet measured
+Time:      short: heatmap 14 minutes, pose 16; the others: not yet measured
+Score:     short: MPJPE 11.19 cm on validation people, 14.51 on test activities
 """
 
 import pathlib
