@@ -112,9 +112,10 @@ def open_stream(
         return Stream(batches=batches, label=lambda batch: batch, describe_clip=lambda i: f"near {clips.describe(i)}")
     paint = stream.Painter(training.image_size_hw, config.dataset.synthetic.rig)
     split = sharding.BATCH_SPEC
+    draw = jax.jit(jax.shard_map(paint, mesh=mesh, in_specs=(split,), out_specs=split, check_vma=False))
     return Stream(
         batches=batches,
-        label=jax.jit(jax.shard_map(paint, mesh=mesh, in_specs=(split,), out_specs=split, check_vma=False)),
+        label=draw if config.data.repeats == 1 else stream.Gallery(draw),
         describe_clip="rendered clip {}".format,
     )
 
