@@ -173,6 +173,7 @@ NOT_RUN = {
         " --config.output_dir=runs/als_quickstart_confident_0",
         *("train --config configs/synthetic.py:cpu", "train --config configs/synthetic.py:cpu-no_temporal"),
         *("train --config configs/synthetic.py:short", "train --config configs/synthetic.py:short-headset_only"),
+        "train --config configs/quickstart.py:headset_only",
         *("train --config configs/mocap.py:full", "train --config configs/mocap.py:no_projection"),
         *("train --config configs/mocap.py:no_temporal", "train --config configs/baselines/lstm.py:short"),
         "train --config configs/baselines/epfv1.py:heatmap-short",
