@@ -370,4 +370,4 @@ def test_eight_devices_give_the_loss_and_gradient_of_one():
     (eight, _), split_grads = loss_and_grad(*jax.device_put((predictions, batch), split), 0.3, CONFIG)
     assert len(jax.tree.leaves(split_grads)[0].sharding.device_set) == 8
     np.testing.assert_allclose(eight, one, rtol=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), split_grads, grads)
+    jax.tree.map(assert_same_gradient, split_grads, grads)
