@@ -17,7 +17,9 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 import onnx
@@ -27,7 +29,6 @@ from epfv2_jax.deploy import exporter, gates, rules, sequences, trace
 from epfv2_jax.deploy.graph import Graph
 from epfv2_jax.deploy.signature import Tensor
 from epfv2_jax.geometry import layout, skeleton
-from epfv2_jax.models import base
 from epfv2_jax.models.baselines.egoposeformer_v1.model import EPFv1Config
 from epfv2_jax.models.encoders import ENCODERS
 from epfv2_jax.models.epfv2.model import EPFv2Config
@@ -82,24 +83,28 @@ for name in names:
 """
 
 
-def random_like(shapes, seed: int = 0):
-    """Returns arrays of the given shapes as after some training."""
-    rng = np.random.default_rng(seed)
+def some_weights(module: nn.Module, *inputs: Any) -> Any:
+    """Returns initial weights of a network, without zeros and ones that a graph could leave out.
 
-    def draw(path, leaf):
+    Kernels stay as they are drawn. Arbitrary ones make rotations of nearly parallel vectors, which no two programs
+    compute alike in float32.
+    """
+    rng = np.random.default_rng(0)
+
+    def move(path, leaf):
         if path[-1].key in ("scale", "var"):
-            return rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
-        std = 0.1 if path[-1].key in ("bias", "mean") else (leaf.shape[-1] / leaf.size) ** 0.5
-        return rng.normal(0, std, leaf.shape).astype(np.float32)
+            leaf = leaf * rng.uniform(0.5, 1.5, leaf.shape)
+        elif path[-1].key in ("bias", "mean"):
+            leaf = leaf + rng.normal(0, 0.1, leaf.shape)
+        return np.asarray(leaf, np.float32)
 
-    return jax.tree_util.tree_map_with_path(draw, shapes)
+    return jax.tree_util.tree_map_with_path(move, jax.jit(module.init)(jax.random.key(0), *inputs))
 
 
 def export_encoder(name: str, size: int, path: pathlib.Path) -> None:
     """Writes the encoder alone: images (V, 1, H, W) -> features (V, h, w, C), as in a whole graph."""
     encoder = ENCODERS[name]()
-    images = jax.ShapeDtypeStruct((VIEWS, size, size, 1), np.float32)
-    variables = random_like(jax.eval_shape(encoder.init, jax.random.key(0), images))
+    variables = some_weights(encoder, np.zeros((VIEWS, size, size, 1), np.float32))
     tensor = Tensor(name="images", shape=(VIEWS, 1, size, size), dtype="float32", meaning="normalised")
     model = trace.to_onnx(
         lambda x: encoder.apply(variables, x.reshape(VIEWS, size, size, 1))[-1], [tensor], ["features"]
@@ -117,9 +122,9 @@ def export_step(config: EPFv2Config | EPFv1Config, size: int, path: pathlib.Path
         name="benchmark", view_names=tuple(f"view_{v}" for v in range(views)), upright_turns=(0,) * views
     )
     model = models.build(config, skeleton.EGOBODY3M, rig)
-    shapes = base.abstract_variables(model, structs.blank_frames(1, 1, views, (size, size)))
+    variables = some_weights(model, structs.blank_frames(1, 1, views, (size, size)))
     about = checkpoints.About(experiment={}, skeleton=model.skeleton, layout=rig, image_size_hw=(size, size))
-    trained = checkpoints.Trained(model=model, variables=random_like(shapes), about=about, step=0, kind="latest")
+    trained = checkpoints.Trained(model=model, variables=variables, about=about, step=0, kind="latest")
     exporter.export(trained, path)
 
 
