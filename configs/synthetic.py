@@ -32,7 +32,7 @@ CPU = {
     "steps": 35_000,
     "batch_size": 3,
     "threads": 1,
-    "repeats": 4,  # rendering takes two fifths of a step on a CPU
+    "repeats": 4,  # rendering would take a third of a step
     "mse_weight_floor": 0.5,
     "evaluate_every": 2000,
 }
