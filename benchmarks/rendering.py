@@ -3,7 +3,7 @@
 Command:  taskset -c 0,1 python benchmarks/rendering.py [--image_width 80] [--frames 96] [--size 48] [--repetitions 3]
 
 After compilation, best of the repetitions. In the loop: people sampled by one thread of the host, frames rendered on
-the device, and, beside them, frames that a train step of configs/quickstart.py takes, on the same machine.
+the device.
 """
 
 import argparse
@@ -12,16 +12,10 @@ import tempfile
 import time
 
 import jax
-from inputs import make_batch
 
-from epfv2_jax import models, structs
-from epfv2_jax.core import sharding
 from epfv2_jax.data.pipeline import DataConfig
 from epfv2_jax.data.synthetic import renderer, rigs, sequence, stream, writer
 from epfv2_jax.data.synthetic.config import SyntheticConfig
-from epfv2_jax.experiment import build, recipe
-from epfv2_jax.experiment.config import ExperimentConfig
-from epfv2_jax.geometry import layout, skeleton
 
 
 def measure_stream(size: int, clips: int = 64, steps: int = 8) -> dict[str, float]:
@@ -43,25 +37,6 @@ def measure_stream(size: int, clips: int = 64, steps: int = 8) -> dict[str, floa
         "sampled_per_s": round(frames / sampled_s, 1),
         "rendered_per_s": round(frames / rendered_s, 1),
     }
-
-
-def measure_step(steps: int = 20) -> float:
-    """Returns frames/s of the train step of configs/quickstart.py in its warm-up, on random images."""
-    recipe_path = pathlib.Path(__file__).parents[1] / "configs" / "quickstart.py"
-    config = recipe.load(ExperimentConfig, str(recipe_path))
-    mesh = sharding.make_mesh(config.mesh)
-    model = models.build(config.model, skeleton.EGOBODY3M, layout.EGOBODY3M)
-    batch = make_batch(config.data.warmup.batch_size, 1, config.dataset.conversion.image_size_hw[0])
-    parts = build.trainable_for(config, mesh, model, structs.abstract(batch.frames))
-    state, key, batch = parts.initial_state(), parts.root_key(), sharding.put_batch(batch, mesh)
-    step = parts.step_fn.lower(state, batch, key).compile()
-    for i in range(-2, steps):
-        if i == 0:
-            jax.block_until_ready(state)
-            start = time.perf_counter()
-        state, _ = step(state, batch, key)
-    jax.block_until_ready(state)
-    return len(batch.clip_id) * steps / (time.perf_counter() - start)
 
 
 def main() -> None:
@@ -96,7 +71,6 @@ def main() -> None:
     print(f"in the loop, {args.size}x{args.size}, single frames")
     print(f"sampled        {best['sampled_per_s']:7.1f} four-view frames/s, one thread")
     print(f"rendered       {best['rendered_per_s']:7.1f} four-view frames/s")
-    print(f"trained on     {max(measure_step() for _ in range(args.repetitions)):7.1f} four-view frames/s")
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ Command:   python -m epfv2_jax.train --config configs/synthetic.py:cpu
            or :short, :gpu, each with -ABLATION: no_temporal, no_projection, keypoints, no_auxiliary, no_uncertainty,
            headset_only
 Hardware:  cpu, short: 2 cores of a virtual machine; gpu: one H100
-Time:      cpu: 88 minutes; short: 21 to 23 beside other work; gpu: not yet measured
-Score:     MPJPE on validation people and test activities: cpu 4.47 and 10.07 cm, short 5.74 and 10.13; gpu: not yet
+Time:      cpu: 83 minutes; short: 21 to 23 beside other work, before rendering ran beside the step; gpu: not yet
+           measured
+Score:     MPJPE on validation people and test activities: cpu 4.12 and 9.66 cm, short 5.74 and 10.13; gpu: not yet
            measured; ablations: docs/synthetic.md
 """
 
@@ -28,12 +29,11 @@ CPU = {
     "image_size": 48,
     "image_width": 60,
     "model": {"encoder": "small"},
-    "warmup": {"steps": 33_000, "batch_size": 16},
-    "steps": 35_000,
+    "warmup": {"steps": 38_000, "batch_size": 16},
+    "steps": 38_500,
     "batch_size": 3,
     "threads": 1,
-    "repeats": 4,  # rendering would take a third of a step
-    "mse_weight_floor": 0.5,
+    "mse_weight_floor": 0.8,
     "evaluate_every": 2000,
 }
 #: For many models on 2 cores.
@@ -41,7 +41,6 @@ SHORT = {
     "model": {"encoder": "tiny"},
     "warmup": {"steps": 4500, "batch_size": 16},
     "steps": 6000,
-    "repeats": 1,
     "mse_weight_floor": 0.1,
     "evaluate_every": 1000,
 }
@@ -56,7 +55,6 @@ SIZES = {
         "steps": 6000,
         "batch_size": 16,
         "threads": 12,
-        "repeats": 1,
         "mse_weight_floor": 0.1,
         "evaluate_every": 1000,
     },
@@ -100,7 +98,6 @@ def get_config(variant: str = "cpu") -> ConfigDict:
         "batch_size": size["batch_size"],
         "read_threads": size["threads"],
         "prefetch_batches": max(4, size["threads"]),
-        "repeats": size["repeats"],
         "warmup": {"clip_frames": 1, **size["warmup"]},
     }
     # Mild: the images already have sensor noise and varied light.

@@ -113,11 +113,7 @@ def open_stream(
     paint = stream.Painter(training.image_size_hw, config.dataset.synthetic.rig)
     split = sharding.BATCH_SPEC
     draw = jax.jit(jax.shard_map(paint, mesh=mesh, in_specs=(split,), out_specs=split, check_vma=False))
-    return Stream(
-        batches=batches,
-        label=draw if config.data.repeats == 1 else stream.Gallery(draw),
-        describe_clip="rendered clip {}".format,
-    )
+    return Stream(batches=batches, label=draw, describe_clip="rendered clip {}".format)
 
 
 def _after_warmup(

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Generator
+from concurrent import futures
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from epfv2_jax import structs
-from epfv2_jax.core import multihost, sharding
+from epfv2_jax.core import compiler, multihost, sharding
 from epfv2_jax.profiling.goodput import Goodput
 from epfv2_jax.training.hooks import Hook, Meter, Moment
 from epfv2_jax.training.log import RunLog
@@ -66,17 +67,19 @@ def fit(run: Run) -> TrainState:
     """
     state, start = run.state, int(run.state.step)
     pending, compiled = _Pending(run), {}
-    batch, wait_s = _next_batch(run) if start < run.steps else (None, 0.0)
+    # JAX runs in turn what one thread dispatches to a CPU. From another thread, batches are rendered there beside the
+    # step. It is waited for, so all processes dispatch in the same order.
+    beside = run.resources.enter_context(futures.ThreadPoolExecutor(1))
+    arrays, wait_s = beside.submit(_next_batch, run).result() if start < run.steps else (None, 0.0)
     run.goodput.begin()
     for step in range(start + 1, run.steps + 1):
-        arrays = run.stream.label(sharding.put_batch(batch, run.mesh))
         if (shape := tuple(leaf.shape for leaf in jax.tree.leaves(arrays))) not in compiled:
             compiled[shape] = _compile(run, state, arrays)
             pending.metrics.restart_clock()
         state, metrics = compiled[shape](state, arrays, run.key)
         pending.add(step, arrays.clip_id, metrics, wait_s)
         if step < run.steps:
-            batch, wait_s = _next_batch(run)  # while the devices compute
+            arrays, wait_s = beside.submit(_next_batch, run).result()  # while the devices compute
 
         stopping = run.stop_after(step) and step < run.steps
         moment = Moment(step=step, start=start, last=run.steps, stopping=stopping)
@@ -125,14 +128,16 @@ class _Pending:
 
 
 def _next_batch(run: Run) -> tuple[structs.Batch, float]:
+    """Returns the next batch on the devices, and the seconds that the host waited for its data."""
     clock = time.perf_counter()
     with run.goodput.time("data_wait"):
         batch = next(run.stream.batches)
-    return batch, time.perf_counter() - clock
+    wait_s = time.perf_counter() - clock
+    return run.stream.label(sharding.put_batch(batch, run.mesh)), wait_s
 
 
 def _compile(run: Run, state: TrainState, batch: structs.Batch) -> jax.stages.Compiled:
     with run.goodput.time("compile"):
-        compiled = run.step_fn.lower(state, batch, run.key).compile()
+        compiled = compiler.compile_step(run.step_fn.lower(state, batch, run.key))
     run.goodput.compiled(compiled)
     return compiled

@@ -391,7 +391,6 @@ def test_cache_keeps_the_latest_records_within_its_bytes(data):
         ({"clip_frames": 0}, "clip_frames: must be at least 1, got 0"),
         ({"batch_size": -2}, "batch_size: must be at least 1"),
         ({"read_threads": 6}, "prefetch_batches: 4 keeps some of 6"),
-        ({"repeats": 2}, "repeats: 2 is for source = 'synthetic'"),
     ],
 )
 def test_config_refuses(changes, message):

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import threading
 import time
 import types
 
@@ -59,12 +60,20 @@ class Uncompiled:
     def lower(self, *args):
         return self
 
-    def compile(self):
+    def compile(self, compiler_options=None):
         return self.function
 
 
 def run_loop(
-    tmp_path, bad_steps=(), steps=10, start=0, stop_after=lambda step: False, counts=2.0, more_hooks=(), **config
+    tmp_path,
+    bad_steps=(),
+    steps=10,
+    start=0,
+    stop_after=lambda step: False,
+    counts=2.0,
+    more_hooks=(),
+    label=lambda batch: batch,
+    **config,
 ):
     def step_fn(state, batch, key):
         step = int(state.step) + 1
@@ -107,9 +116,7 @@ def run_loop(
             step_fn=Uncompiled(step_fn),
             key=jax.random.key(0),
             mesh=sharding.make_mesh(sharding.MeshConfig()),
-            stream=run.Stream(
-                batches=batches(), label=lambda batch: batch, describe_clip=lambda clip_id: f"clip {clip_id}"
-            ),
+            stream=run.Stream(batches=batches(), label=label, describe_clip="clip {}".format),
             hooks=(
                 hooks.Log(cadences.log_every, log, bar, lambda update: 0.5**update),
                 hooks.Evaluate(cadences.evaluate_every, score, checkpoints, log, bar, book),
@@ -143,6 +150,25 @@ def test_cadences_and_the_last_step(tmp_path):
 def test_each_step_takes_one_batch_and_a_resumed_run_takes_the_next(tmp_path):
     assert run_loop(tmp_path, steps=6).batches == [0, 1, 2, 3, 4, 5]
     assert run_loop(tmp_path, start=4, steps=6).batches == [4, 5]
+
+
+def test_batches_are_labelled_in_turn_in_another_thread(tmp_path):
+    """What one thread dispatches to a CPU runs in turn: from the loop's, a batch would be rendered after the step."""
+    labelled = []
+
+    def label(batch):
+        labelled.append((int(batch.clip_id[0]), threading.get_ident()))
+        return batch
+
+    run_loop(tmp_path, steps=5, label=label)
+    steps, threads = zip(*labelled, strict=True)
+    assert steps == (0, 1, 2, 3, 4)
+    assert len(set(threads)) == 1 and threading.get_ident() not in threads
+
+
+def test_an_error_in_a_label_ends_the_run(tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        run_loop(tmp_path, label=lambda batch: 1 // 0)
 
 
 def test_terms_are_averaged_by_their_counts(tmp_path):

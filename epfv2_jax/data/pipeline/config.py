@@ -48,9 +48,6 @@ class DataConfig:
     read_threads: int = 2  # each prepares whole batches; 0: the caller's thread, with nothing read ahead
     prefetch_batches: int = 4  # ready or under way ahead of the step; host memory grows with it
     worker_processes: int = 0  # processes that read, each with `read_threads`; 0: the caller's own. For many cores
-    # Steps that train on each rendered batch. Where rendering takes much of a step, as on a CPU, more steps on fewer
-    # images teach more in the same time.
-    repeats: int = 1
     cache_bytes: int = 256 * 2**20  # of JPEG data kept in memory, for data sets that fit; 0: every clip is read anew
     warmup: WarmupConfig | None = None
     pseudo: PseudoConfig | None = None  # for a student; None: all clips carry the truth
@@ -72,11 +69,6 @@ class DataConfig:
         checks.at_least(
             1, clip_frames=self.clip_frames, batch_size=self.batch_size, prefetch_batches=self.prefetch_batches
         )
-        checks.at_least(1, repeats=self.repeats)
-        if self.repeats > 1 and self.source != "synthetic":
-            raise ValueError(
-                f"repeats: {self.repeats} is for source = 'synthetic'; records come again in every epoch: set it to 1"
-            )
         checks.at_least(
             0, read_threads=self.read_threads, worker_processes=self.worker_processes, cache_bytes=self.cache_bytes
         )

@@ -5,6 +5,8 @@ closed form, and the nearest hit is visible, so occlusion is exact.
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import chex
 import jax
@@ -66,15 +68,22 @@ def render(
     chex.assert_shape(T_world_headset, (..., 4, 4))
     F, V, R = T_world_headset.shape[0], *rays.vignette.shape
     origins = transforms.apply(T_world_headset, rays.origin_headset_m[None])
-    view = jax.vmap(_render_view, in_axes=(0, 0, None, None, None))
-    grey, distance_m = jax.vmap(view, in_axes=(None, 0, 0, 0, None))(
-        rays.direction_headset, origins, T_world_headset[:, :3, :3], solids, scene
-    )
+    views = jax.vmap(_render_view, in_axes=(0, 0, None, None, None))
+
+    def frame(inputs) -> tuple[jax.Array, jax.Array]:
+        return views(rays.direction_headset, *inputs, scene)
+
+    grey, distance_m = each(frame, (origins, T_world_headset[:, :3, :3], solids))
     noise = jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), (V, R)))(jnp.arange(F))
     # Shot noise grows with the light; read noise does not.
     signal = 1.0 - jnp.exp(-scene.exposure * grey * rays.vignette[None])
     signal = signal + scene.noise * (0.5 + signal) * noise * (rays.vignette[None] > 0)
     return jnp.clip(jnp.round(255.0 * signal), 0, 255).astype(jnp.uint8), distance_m
+
+
+def each(function: Callable[[Any], Any], inputs: Any) -> Any:
+    """Maps over the leading axis: on a CPU one after the other, whose arrays fit into the caches, else all at once."""
+    return jax.lax.map(function, inputs) if jax.default_backend() == "cpu" else jax.vmap(function)(inputs)
 
 
 def to_images(flat: jax.Array, rig: Rig) -> list[np.ndarray]:
@@ -93,7 +102,7 @@ def _render_view(direction_headset, origin, R_world_headset, solids: Solids, sce
     tone = jnp.where(on_floor, scene.floor_tone * _floor_texture(point, scene), tone)
     light = jnp.maximum(scene.light_direction @ normal, 0.0) * jnp.where(on_floor, _lit(point, solids, scene), 1.0)
     sky = 0.85 + 0.15 * normal[1]
-    facing = jnp.abs(jnp.sum(normal * direction, axis=0))  # darkens the outlines, so that bodies look round
+    facing = jnp.abs(surfaces.dot(normal, direction))  # darkens the outlines, so that bodies look round
     return tone * (scene.ambient * sky * (0.7 + 0.3 * facing) + (1.0 - scene.ambient) * light), distance
 
 

@@ -5,13 +5,12 @@ configuration and its step alone, so a run resumes anywhere, on any number of pr
 
 Row b of the batches shows one person in one room for `SyntheticConfig.clips_per_person` steps, each time a clip of the
 same motion that starts at random; then comes another person. The rows change in turn, so that sampling costs the same
-in every step. No image comes twice, unless `DataConfig.repeats` says so: then a pool of batches is shown that often, in
-another order each time, before the next pool is rendered.
+in every step. No image comes twice.
 """
 
 import dataclasses
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import grain
 import jax
@@ -30,11 +29,7 @@ from epfv2_jax.data.synthetic.scene import Scene
 # The end of the endless stream.
 _LAST_STEP = 2**40
 # Random streams of a seed; those of a data set's splits are 0, 1 and 2.
-_PERSON, _CLIP, _ORDER = 3, 4, 5
-# Batches that are shown again before there are new ones. They stay on the devices: some hundred MB.
-POOL = 256
-# Clips rendered at once: on a CPU, the rays of more do not fit into the caches and take longer.
-_CLIPS_AT_ONCE = 8
+_PERSON, _CLIP = 3, 4
 
 
 class Unpainted(struct.PyTreeNode):
@@ -99,33 +94,8 @@ class Painter:
             return renderer.render(self._rays, T_world_headset, solids, scene, jax.random.key(noise_seed))[0]
 
         inputs = (batch.frames.T_world_headset, unpainted.solids, unpainted.scene, unpainted.noise_seed)
-        if jax.default_backend() == "cpu":
-            images = jax.lax.map(clip, inputs, batch_size=_CLIPS_AT_ONCE)
-        else:
-            images = jax.vmap(clip)(inputs)
+        images = renderer.each(clip, inputs)
         images = images.reshape(*images.shape[:3], *self._image_size_hw)
-        return batch.replace(frames=batch.frames.replace(images=images))
-
-
-class Gallery:
-    """Calls a painter for new batches; those that come again get the images that it made of them then.
-
-    A batch is known by its first clip; the images of the last `POOL` batches are kept.
-    """
-
-    def __init__(self, paint: Callable[[Unpainted], structs.Batch]):
-        self._paint = paint
-        self._images: lru.LRU[tuple[int, int], jax.Array] = lru.LRU(POOL)
-
-    def __call__(self, unpainted: Unpainted) -> structs.Batch:
-        """Returns the batch with its images; its arrays lie on this process's devices."""
-        batch = unpainted.batch
-        first = batch.clip_id.addressable_shards[0].data
-        key = (int(first[0]), batch.frames.frame_valid.shape[1])
-        images = self._images.get(key)
-        if images is None:
-            images = self._paint(unpainted).frames.images
-            self._images.put(key, images)
         return batch.replace(frames=batch.frames.replace(images=images))
 
 
@@ -144,7 +114,6 @@ class _Sampler:
         self._seeds = [config.seed, seed]
         self._parts = sequence_lib.motion_parts(config, "train") if config.train_motion else None
         self._people: lru.LRU[tuple[int, int], _Person] = lru.LRU(2 * len(rows))
-        self._pool: lru.LRU[int, Unpainted] = lru.LRU(POOL)
         self._lock = threading.Lock()
 
     def __reduce__(self):
@@ -152,29 +121,12 @@ class _Sampler:
 
     def __call__(self, step: int) -> Unpainted:
         """Returns the clips of all rows at `step`, stacked."""
-        number = self._number(int(step))
-        with self._lock:
-            found = self._pool.get(number)
-        if found is None:
-            found = jax.tree.map(lambda *leaves: np.stack(leaves), *(self._clip(number, row) for row in self._rows))
-            if self._data.repeats > 1:
-                with self._lock:
-                    self._pool.put(number, found)
-        return found
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *(self._clip(int(step), row) for row in self._rows))
 
-    def _number(self, step: int) -> int:
-        """The number of the batch that is shown at `step`; without repeats it is the step's."""
-        repeats = self._data.repeats
-        pool, place = divmod(step, POOL * repeats)
-        showing, place = divmod(place, POOL)
-        if showing:
-            place = int(np.random.default_rng([*self._seeds, _ORDER, pool, showing]).permutation(POOL)[place])
-        return pool * POOL + place
-
-    def _clip(self, number: int, row: int) -> Unpainted:
+    def _clip(self, step: int, row: int) -> Unpainted:
         T = self._data.clip_frames
-        person = self._person(row, (number + row) // self._config.clips_per_person)
-        rng = np.random.default_rng([*self._seeds, _CLIP, row, number])
+        person = self._person(row, (step + row) // self._config.clips_per_person)
+        rng = np.random.default_rng([*self._seeds, _CLIP, row, step])
         sequence = person.sequence
         V = self._rig.T_cam_headset.shape[0]
         start = int(rng.integers(len(sequence.T_world_headset) - T + 1))
@@ -195,7 +147,7 @@ class _Sampler:
                 targets=structs.Targets(
                     joints_headset_m=joints_headset_m, joint_valid=np.ones(joints_headset_m.shape[:-1], bool)
                 ),
-                clip_id=np.int32((number * self._data.batch_size + row) % 2**31),
+                clip_id=np.int32((step * self._data.batch_size + row) % 2**31),
                 time_s=np.arange(T, dtype=np.float32) / np.float32(sequence.clip.fps),
             ),
             solids=jax.tree.map(lambda x: x[part], sequence.solids),

@@ -30,7 +30,7 @@ def cones(origin, direction, solids: Solids):
 
     def hit(cone):
         axis, to_start, d2, m1, k0, ball0, ball1 = cone
-        m2, m3 = _dot(axis, direction), _dot(to_start, direction)
+        m2, m3 = dot(axis, direction), dot(to_start, direction)
         k1, k2 = d2 * m3 - m1 * m2, d2 - m2**2
         h = k1**2 - k0 * k2
         side = (-_root(h) - k1) / jnp.where(jnp.abs(k2) > 1e-9, k2, 1e-9)
@@ -43,7 +43,7 @@ def cones(origin, direction, solids: Solids):
     distance, i = _nearest(hit, (axis, to_start, d2, m1, k0, m5 - r0**2, m7 - r1**2), len(d2))
     # The hit is on the sphere whose centre lies this share along the axis.
     offset = to_start.T[:, i] + direction * distance[None]
-    share = (jnp.sum(axis.T[:, i] * offset, axis=0) - (r0 * dr)[i]) / jnp.maximum(d2[i], 1e-9)
+    share = (dot(axis.T[:, i], offset) - (r0 * dr)[i]) / jnp.maximum(d2[i], 1e-9)
     normal = offset - axis.T[:, i] * jnp.clip(share, 0.0, 1.0)[None]
     return distance, _unit(normal), solids.cone_tone[i]
 
@@ -55,7 +55,7 @@ def ellipsoids(origin, direction, solids: Solids):
 
     def hit(ellipsoid):
         to_sphere, start = ellipsoid
-        d = [_dot(row, direction) for row in to_sphere]
+        d = [dot(row, direction) for row in to_sphere]
         a, b = sum(x**2 for x in d), sum(x * start[axis] for axis, x in enumerate(d))
         h = b**2 - a * (jnp.sum(start**2) - 1.0)
         return jnp.where(h > 0, (-b - _root(h)) / a, FAR_M)
@@ -64,7 +64,7 @@ def ellipsoids(origin, direction, solids: Solids):
     # On the unit sphere the normal is the point itself; the transposed map takes it back to the world.
     m = _pick(to_sphere.reshape(-1, 9).T, i)
     nearest_start = _pick(start.T, i)
-    on_sphere = [nearest_start[k] + distance * _dot(m[3 * k : 3 * k + 3], direction) for k in range(3)]
+    on_sphere = [nearest_start[k] + distance * dot(m[3 * k : 3 * k + 3], direction) for k in range(3)]
     normal = jnp.stack([sum(m[3 * k + axis] * on_sphere[k] for k in range(3)) for axis in range(3)])
     return distance, _unit(normal), _pick(solids.ellipsoid_tone[None], i)[0]
 
@@ -101,6 +101,11 @@ def walls(origin, direction, scene: Scene):
     return distance, R_room_world.T @ normal, scene.wall_tone * skirting
 
 
+def dot(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Returns the dot products (R,) of vectors (3,) or (3, R). On a CPU, reducing along the first axis takes longer."""
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+
+
 def _nearest(hit, shapes, count: int):
     """Returns the distance (R,) of the nearest hit and the index of its shape.
 
@@ -125,10 +130,6 @@ def _pick(values: jax.Array, i: jax.Array) -> jax.Array:
     return sum(values[:, n, None] * (i == n)[None] for n in range(values.shape[1]))
 
 
-def _dot(vector: jax.Array, rays: jax.Array) -> jax.Array:
-    return vector[0] * rays[0] + vector[1] * rays[1] + vector[2] * rays[2]
-
-
 def _root(x: jax.Array) -> jax.Array:
     return jnp.sqrt(jnp.maximum(x, 0.0))
 
@@ -150,4 +151,4 @@ def _face(cube: jax.Array) -> jax.Array:
 
 
 def _unit(v: jax.Array) -> jax.Array:
-    return v * jax.lax.rsqrt(jnp.maximum(jnp.sum(v**2, axis=0, keepdims=True), 1e-12))
+    return v * jax.lax.rsqrt(jnp.maximum(dot(v, v), 1e-12))[None]

@@ -111,34 +111,6 @@ def test_images_show_the_joints_where_the_cameras_of_the_batch_project_them():
     assert own > 0.75 and others < 0.6, (own, others)
 
 
-def test_a_pool_of_batches_is_shown_again_in_another_order_before_the_next(four, monkeypatch):
-    monkeypatch.setattr(stream, "POOL", 2)
-    again = dataclasses.replace(DATA, repeats=8)
-    shown = batches(18, again)
-    assert_equal(shown[:2], four[:2])
-    assert_equal(shown[16:], four[2:])
-    first_ids = [int(b.batch.clip_id[0]) // DATA.batch_size for b in shown[:16]]
-    orders = {tuple(first_ids[i : i + 2]) for i in range(0, 16, 2)}
-    assert orders == {(0, 1), (1, 0)}
-    for number, batch in zip(first_ids, shown[:16], strict=True):
-        assert_equal(batch, four[number])
-    assert_equal(batches(7, again, start_step=5), shown[5:12])
-
-
-def test_a_batch_that_comes_again_is_painted_once(four):
-    painted = []
-
-    def count(unpainted):
-        painted.append(int(unpainted.batch.clip_id[0]))
-        return paint(unpainted)
-
-    gallery = stream.Gallery(count)
-    longer = batches(1, dataclasses.replace(DATA, clip_frames=4))[0]  # its clips have the numbers of those of four[0]
-    for unpainted in (four[0], four[1], longer, four[1], four[0], longer):
-        assert_equal(gallery(jax.device_put(unpainted)), paint(unpainted))
-    assert painted == [0, 4, 0]
-
-
 def test_devices_paint_their_own_rows():
     (unpainted,) = batches(1)
     mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:4])
