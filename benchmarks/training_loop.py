@@ -6,7 +6,7 @@ Steps of the recipe's warm-up, if it has one, on people sampled before. The case
 machine slows all alike; medians over the rounds:
 
 default options  the step on images rendered before, as XLA compiles it unasked
-step             the same with the options of core/compiler.py
+step             the same with the recipe's loop.compiler_options
 rendering        of the step's images, without the step
 in turn          both dispatched from one thread
 beside           rendering dispatched from another thread, as training/run.py does
@@ -50,7 +50,7 @@ def main() -> None:
     parts = build.trainable_for(config, mesh, model, structs.abstract(painted[0].frames))
     state, key = parts.initial_state(), parts.root_key()
     lowered = parts.step_fn.lower(state, painted[0], key)
-    unasked, step = lowered.compile(), compiler.compile_step(lowered)
+    unasked, step = lowered.compile(), compiler.compile_step(lowered, config.loop.compiler_options)
     beside = futures.ThreadPoolExecutor(1)
 
     def train(compiled, batches) -> None:

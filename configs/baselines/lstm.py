@@ -21,5 +21,6 @@ def get_config(size: str = "cpu") -> ConfigDict:
     synthetic = runpy.run_path(str(SYNTHETIC))
     config = synthetic["get_config"](size)
     config.output_dir = f"runs/synthetic_{size}_lstm"
+    config.loop.compiler_options = ()  # those of EPFv2 make its steps longer
     config.model = {"kind": "lstm", "local_contrast": 0.2, **synthetic["SIZES"][size]["model"]}
     return config

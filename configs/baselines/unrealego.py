@@ -39,6 +39,7 @@ def get_config(variant: str = "pose-cpu") -> ConfigDict:
     config = synthetic["get_config"](size)
     synthetic["single_frames"](config)
     config.output_dir = f"runs/synthetic_{size}_unrealego_{stage}"
+    config.loop.compiler_options = ()  # those of EPFv2 make its steps longer
     config.model = {
         "kind": "unrealego",
         "heatmap_joints": HEATMAP_JOINTS,

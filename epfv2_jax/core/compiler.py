@@ -1,17 +1,29 @@
-"""Compiles with the options that suit the devices."""
+"""Compiles a train step with options of XLA."""
+
+import logging
+from collections.abc import Sequence
 
 import jax
 
-# On a CPU, XLA gives convolutions and reductions to its library YNNPACK, and a train step takes longer with those than
-# with XLA's own (benchmarks/compiler.py). Only matrix products are to go there.
-_OPTIONS = {"cpu": {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}}
+_log = logging.getLogger(__name__)
 
 
-def compile_step(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
-    """Returns the compiled train step. An option that this version of XLA does not have is left out."""
+def compile_step(lowered: jax.stages.Lowered, options: Sequence[str] = ()) -> jax.stages.Compiled:
+    """Returns the compiled step.
+
+    Args:
+      lowered: the step.
+      options: NAME=VALUE, as in XLA_FLAGS but without the dashes. They change how long a step takes, hardly what it
+        computes, and come and go with versions of XLA: if there is one that this version does not have, all are left
+        out, with a warning.
+
+    Raises:
+      jax.errors.JaxRuntimeError: an option has an impossible value.
+    """
     try:
-        return lowered.compile(_OPTIONS.get(jax.default_backend()))
+        return lowered.compile(dict(option.split("=", 1) for option in options))
     except jax.errors.JaxRuntimeError as error:
         if "No such compile option" not in str(error):
             raise
+        _log.warning("compiling without loop.compiler_options: %s", error)
         return lowered.compile()

@@ -98,7 +98,7 @@ def build(
             bar=bar,
             goodput=goodput,
             stop_after=stop_after,
-            max_skipped_in_a_row=config.loop.max_skipped_in_a_row,
+            loop=config.loop,
             resources=stack.pop_all(),
         )
 

@@ -23,17 +23,23 @@ from epfv2_jax.training.state import TrainState, inference_variables
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoopConfig:
-    """Cadences, in steps; 0 switches a thing off (the last step is always saved and evaluated)."""
+    """Cadences, in steps; 0 switches a thing off (the last step is always saved and evaluated). And how to compile."""
 
     log_every: int = 20  # a line of metrics.jsonl
     evaluate_every: int = 500  # a score on the validation split
     checkpoint_every: int = 500  # the state to resume from
     max_skipped_in_a_row: int = 10  # non-finite steps in a row after which the run stops
     tensorboard: bool = False  # write metrics for TensorBoard too; the extra of that name
+    compiler_options: tuple[str, ...] = ()  # of XLA for the train step: NAME=VALUE, as in XLA_FLAGS without the dashes
 
     def __post_init__(self):
         checks.at_least(0, evaluate_every=self.evaluate_every, checkpoint_every=self.checkpoint_every)
         checks.at_least(1, log_every=self.log_every, max_skipped_in_a_row=self.max_skipped_in_a_row)
+        for option in self.compiler_options:
+            if "=" not in option or option.startswith("-"):
+                raise ValueError(
+                    f"compiler_options: {option!r} is not NAME=VALUE; write it like xla_cpu_use_onednn=true"
+                )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

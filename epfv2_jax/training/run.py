@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from epfv2_jax import structs
 from epfv2_jax.core import compiler, multihost, sharding
 from epfv2_jax.profiling.goodput import Goodput
-from epfv2_jax.training.hooks import Hook, Meter, Moment
+from epfv2_jax.training.hooks import Hook, LoopConfig, Meter, Moment
 from epfv2_jax.training.log import RunLog
 from epfv2_jax.training.state import TrainState
 
@@ -48,7 +48,7 @@ class Run:
     bar: tqdm.tqdm
     goodput: Goodput
     stop_after: Callable[[int], bool]  # asked after each step; all processes get the same answer
-    max_skipped_in_a_row: int
+    loop: LoopConfig
     resources: contextlib.ExitStack
 
     def __enter__(self) -> "Run":
@@ -119,10 +119,10 @@ class _Pending:
         run = self._run
         clip_ids = multihost_utils.process_allgather(clip_ids, tiled=True)
         run.log.skipped(step, [run.stream.describe_clip(int(i)) for i in clip_ids])
-        if in_a_row > run.max_skipped_in_a_row:
+        if in_a_row > run.loop.max_skipped_in_a_row:
             raise NonFiniteError(
                 f"step {step}: {in_a_row} steps in a row had a non-finite loss or gradient (loop.max_skipped_in_a_row "
-                f"= {run.max_skipped_in_a_row}); their clips are listed in {run.log.skipped_path}; look at those "
+                f"= {run.loop.max_skipped_in_a_row}); their clips are listed in {run.log.skipped_path}; look at those "
                 "clips, or lower optimizer.learning_rate"
             )
 
@@ -138,6 +138,6 @@ def _next_batch(run: Run) -> tuple[structs.Batch, float]:
 
 def _compile(run: Run, state: TrainState, batch: structs.Batch) -> jax.stages.Compiled:
     with run.goodput.time("compile"):
-        compiled = compiler.compile_step(run.step_fn.lower(state, batch, run.key))
+        compiled = compiler.compile_step(run.step_fn.lower(state, batch, run.key), run.loop.compiler_options)
     run.goodput.compiled(compiled)
     return compiled

@@ -127,7 +127,7 @@ def run_loop(
             bar=bar,
             goodput=book,
             stop_after=stop_after,
-            max_skipped_in_a_row=cadences.max_skipped_in_a_row,
+            loop=cadences,
             resources=stack.pop_all(),
         )
     with ready:
@@ -206,7 +206,10 @@ def test_told_to_stop_after_the_last_step_it_just_ends(tmp_path):
     assert int(result.state.step) == 10 and result.checkpoints.saved[-1][0] == 10
 
 
-@pytest.mark.parametrize("bad", [{"log_every": 0}, {"checkpoint_every": -1}, {"max_skipped_in_a_row": 0}])
+BAD_OPTIONS = ({"compiler_options": ("fast",)}, {"compiler_options": ("--xla_cpu_use_onednn=true",)})
+
+
+@pytest.mark.parametrize("bad", [{"log_every": 0}, {"checkpoint_every": -1}, {"max_skipped_in_a_row": 0}, *BAD_OPTIONS])
 def test_bad_cadences_are_named(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         LoopConfig(**bad)
