@@ -67,10 +67,14 @@ def fit(run: Run) -> TrainState:
     """
     state, start = run.state, int(run.state.step)
     pending, compiled = _Pending(run), {}
-    # JAX runs in turn what one thread dispatches to a CPU. From another thread, batches are rendered there beside the
-    # step. It is waited for, so all processes dispatch in the same order.
     beside = run.resources.enter_context(futures.ThreadPoolExecutor(1))
-    arrays, wait_s = beside.submit(_next_batch, run).result() if start < run.steps else (None, 0.0)
+
+    def next_batch() -> tuple[structs.Batch, float]:
+        # JAX runs in turn what one thread dispatches to a CPU. From another thread, batches are rendered there beside
+        # the step. Several processes dispatch from one thread each, so that a lost one ends the others as ever.
+        return beside.submit(_next_batch, run).result() if jax.process_count() == 1 else _next_batch(run)
+
+    arrays, wait_s = next_batch() if start < run.steps else (None, 0.0)
     run.goodput.begin()
     for step in range(start + 1, run.steps + 1):
         if (shape := tuple(leaf.shape for leaf in jax.tree.leaves(arrays))) not in compiled:
@@ -79,7 +83,7 @@ def fit(run: Run) -> TrainState:
         state, metrics = compiled[shape](state, arrays, run.key)
         pending.add(step, arrays.clip_id, metrics, wait_s)
         if step < run.steps:
-            arrays, wait_s = beside.submit(_next_batch, run).result()  # while the devices compute
+            arrays, wait_s = next_batch()  # while the devices compute
 
         stopping = run.stop_after(step) and step < run.steps
         moment = Moment(step=step, start=start, last=run.steps, stopping=stopping)
