@@ -1,12 +1,13 @@
 """Measures the steps of a recipe that renders in the loop, and what compiler options and a second thread do for them.
 
-Command:  python benchmarks/training_loop.py [--config configs/synthetic.py:cpu] [--rounds 6] [--steps 10]
+Command:  python benchmarks/training_loop.py [--config configs/synthetic.py:cpu] [--options NAME=VALUE ...]
+          [--rounds 6] [--steps 10]
 
 Steps of the recipe's warm-up, if it has one, on people sampled before. The cases alternate, so that other load on the
 machine slows all alike; medians over the rounds:
 
 default options  the step on images rendered before, as XLA compiles it unasked
-step             the same with the recipe's loop.compiler_options
+step             the same with --options, or the recipe's loop.compiler_options
 rendering        of the step's images, without the step
 in turn          both dispatched from one thread
 beside           rendering dispatched from another thread, as training/run.py does
@@ -32,6 +33,7 @@ from epfv2_jax.geometry import layout, skeleton
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="configs/synthetic.py:cpu")
+    parser.add_argument("--options", nargs="*", metavar="NAME=VALUE", help="of XLA; default: the recipe's")
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--steps", type=int, default=10)
     args = parser.parse_args()
@@ -50,7 +52,8 @@ def main() -> None:
     parts = build.trainable_for(config, mesh, model, structs.abstract(painted[0].frames))
     state, key = parts.initial_state(), parts.root_key()
     lowered = parts.step_fn.lower(state, painted[0], key)
-    unasked, step = lowered.compile(), compiler.compile_step(lowered, config.loop.compiler_options)
+    options = config.loop.compiler_options if args.options is None else args.options
+    unasked, step = lowered.compile(), compiler.compile_step(lowered, options)
     beside = futures.ThreadPoolExecutor(1)
 
     def train(compiled, batches) -> None:
@@ -76,9 +79,8 @@ def main() -> None:
             if i >= 0:
                 times[name][i] = (time.perf_counter() - start) / args.steps
     frames = data.batch_size * data.clip_frames
-    print(
-        f"{args.config}, {frames} frames a step" + (", and their mirror images" if config.augment.mirror_pairs else "")
-    )
+    mirrored = ", and their mirror images" if config.augment.mirror_pairs else ""
+    print(f"{args.config}, {frames} frames a step{mirrored}")
     for name, seconds in times.items():
         print(f"{name:16} {1e3 * np.median(seconds):6.1f} ms, {frames / np.median(seconds):5.0f} frames/s")
     print(f"step / default options: {np.median(times['step'] / times['default options']):.2f}")

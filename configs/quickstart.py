@@ -55,8 +55,7 @@ def get_config(variant: str = "full") -> ConfigDict:
     config.model = {"encoder": "tiny", "window": 4, "local_contrast": 0.2}
     config.optimizer = {"kind": "muon", "learning_rate": 3e-3, "warmup_steps": 100}
     config.step = {"steps": 4400, "ema_decay": 0.99}
-    # Of XLA's library YNNPACK only matrix products, with what surrounds them: its convolutions and reductions are
-    # slower.
+    # Of XLA's library YNNPACK only matrix products, with what surrounds them; its convolutions are slow.
     options = ("xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_DOT",)
     config.loop = {"evaluate_every": 800, "checkpoint_every": 800, "compiler_options": options}
     config.evaluation = {"clip_frames": 48, "batch_size": 4, "hide_views": variant == "headset_only"}

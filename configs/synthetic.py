@@ -35,8 +35,7 @@ CPU = {
     "threads": 1,
     "mse_weight_floor": 0.8,
     "evaluate_every": 2000,
-    # Of XLA's library YNNPACK only matrix products, with what surrounds them: its convolutions and reductions are
-    # slower.
+    # Of XLA's library YNNPACK only matrix products, with what surrounds them; its convolutions are slow.
     "compiler_options": ("xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_DOT",),
 }
 #: For many models on 2 cores.

@@ -213,6 +213,8 @@ NOT_RUN = {
         "python benchmarks/onnx_precision.py --checkpoint runs/quickstart --data data/quickstart/records --repeats 60",
         "python benchmarks/web_latency.py --checkpoint runs/quickstart --data data/quickstart/records",
         "python benchmarks/training_loop.py",
+        "python benchmarks/training_loop.py --config configs/baselines/lstm.py:cpu"
+        " --options xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_DOT",
         "python benchmarks/training_step.py --repeats 5",
         "taskset -c 0 python benchmarks/encoders.py --repeats 5",
         "taskset -c 0 python benchmarks/label_arithmetic.py --data records/train",

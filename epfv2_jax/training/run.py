@@ -67,14 +67,10 @@ def fit(run: Run) -> TrainState:
     """
     state, start = run.state, int(run.state.step)
     pending, compiled = _Pending(run), {}
+    # JAX runs in turn what one thread dispatches to a CPU. From another thread, batches are rendered there beside the
+    # step. It is waited for, so all processes dispatch in the same order.
     beside = run.resources.enter_context(futures.ThreadPoolExecutor(1))
-
-    def next_batch() -> tuple[structs.Batch, float]:
-        # JAX runs in turn what one thread dispatches to a CPU. From another thread, batches are rendered there beside
-        # the step. Several processes dispatch from one thread each, so that a lost one ends the others as ever.
-        return beside.submit(_next_batch, run).result() if jax.process_count() == 1 else _next_batch(run)
-
-    arrays, wait_s = next_batch() if start < run.steps else (None, 0.0)
+    arrays, wait_s = _next_batch(run, beside) if start < run.steps else (None, 0.0)
     run.goodput.begin()
     for step in range(start + 1, run.steps + 1):
         if (shape := tuple(leaf.shape for leaf in jax.tree.leaves(arrays))) not in compiled:
@@ -82,10 +78,10 @@ def fit(run: Run) -> TrainState:
             pending.metrics.restart_clock()
         state, metrics = compiled[shape](state, arrays, run.key)
         pending.add(step, arrays.clip_id, metrics, wait_s)
-        if step < run.steps:
-            arrays, wait_s = next_batch()  # while the devices compute
-
         stopping = run.stop_after(step) and step < run.steps
+        if step < run.steps and not stopping:
+            arrays, wait_s = _next_batch(run, beside)  # while the devices compute
+
         moment = Moment(step=step, start=start, last=run.steps, stopping=stopping)
         due = [hook for hook in run.hooks if hook.due(moment)]
         # One step stays on the devices, so that they have the next before the host looks at the last.
@@ -131,13 +127,13 @@ class _Pending:
             )
 
 
-def _next_batch(run: Run) -> tuple[structs.Batch, float]:
-    """Returns the next batch on the devices, and the seconds that the host waited for its data."""
+def _next_batch(run: Run, beside: futures.Executor) -> tuple[structs.Batch, float]:
+    """Returns the next batch, labelled from another thread, and the seconds that the host waited for its data."""
     clock = time.perf_counter()
     with run.goodput.time("data_wait"):
         batch = next(run.stream.batches)
     wait_s = time.perf_counter() - clock
-    return run.stream.label(sharding.put_batch(batch, run.mesh)), wait_s
+    return beside.submit(run.stream.label, sharding.put_batch(batch, run.mesh)).result(), wait_s
 
 
 def _compile(run: Run, state: TrainState, batch: structs.Batch) -> jax.stages.Compiled:

@@ -1,6 +1,7 @@
 """Rendering in the loop: the same batch for the same step, whoever asks, and clips that are what they say."""
 
 import dataclasses
+import functools
 import itertools
 import pickle
 
@@ -10,7 +11,7 @@ import pytest
 
 from epfv2_jax.core import sharding
 from epfv2_jax.data.pipeline import DataConfig
-from epfv2_jax.data.synthetic import rigs, stream
+from epfv2_jax.data.synthetic import renderer, rigs, stream
 from epfv2_jax.data.synthetic.config import SyntheticConfig
 from epfv2_jax.geometry import cameras, transforms
 
@@ -109,6 +110,18 @@ def test_images_show_the_joints_where_the_cameras_of_the_batch_project_them():
     )
     assert inside.sum() > 100
     assert own > 0.75 and others < 0.6, (own, others)
+
+
+def test_other_devices_paint_all_frames_at_once_and_alike(four, monkeypatch):
+    expected = np.asarray(paint(four[0]).frames.images, int)
+    one_by_one = str(jax.make_jaxpr(stream.Painter(SIZE))(four[0])).count("scan[")
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(renderer, "render", jax.jit(functools.partial(renderer.render.__wrapped__)))  # traced anew
+    at_once = str(jax.make_jaxpr(stream.Painter(SIZE))(four[0])).count("scan[")
+    assert one_by_one == at_once + 2, "on a CPU, clips and frames are mapped one after the other"
+    images = jax.jit(stream.Painter(SIZE))(four[0]).frames.images
+    # Another program may round a value otherwise.
+    assert np.abs(np.asarray(images, int) - expected).max() <= 1
 
 
 def test_devices_paint_their_own_rows():
