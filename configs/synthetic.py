@@ -128,8 +128,11 @@ def get_config(variant: str = "cpu") -> ConfigDict:
     return config
 
 
-def single_frames(config: ConfigDict) -> None:
-    """Changes a recipe to one for a model without memory: clips would teach it no more than single frames do."""
+def single_frames(config: ConfigDict, steps: int | None = None) -> None:
+    """Changes a recipe to one for a model without memory: clips would teach it no more than single frames do.
+
+    `steps`: how many it gets; by default as many as EPFv2 gets single frames.
+    """
     warmup = config.data.warmup
-    config.step.steps = warmup.steps
+    config.step.steps = warmup.steps if steps is None else steps
     config.data.clip_frames, config.data.batch_size, config.data.warmup = 1, warmup.batch_size, None
