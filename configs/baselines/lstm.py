@@ -17,8 +17,8 @@ from ml_collections import ConfigDict
 SYNTHETIC = pathlib.Path(__file__).resolve().parents[1] / "synthetic.py"
 
 #: Steps on single frames, and with those on clips, where they are not EPFv2's. benchmarks/training_loop.py has 266 ms
-#: for one on single frames, 106 for EPFv2's. Clips have a quarter, as at size short: recurrence
-#: learns from clips alone.
+#: for one on single frames, 106 for EPFv2's. Clips have a quarter, as at size short: recurrence learns from
+#: clips alone.
 STEPS = {"cpu": (10_000, 13_300)}
 
 
