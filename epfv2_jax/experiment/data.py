@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import os
 import pathlib
@@ -110,7 +111,10 @@ def open_stream(
     if config.data.source == "records":
         clips = pipeline.build_index(training, config.data.clip_frames)
         return Stream(batches=batches, label=lambda batch: batch, describe_clip=lambda i: f"near {clips.describe(i)}")
-    paint = stream.Painter(training.image_size_hw, config.dataset.synthetic.rig)
+    if config.augment.view_dropout < 1:
+        paint = stream.Painter(training.image_size_hw, config.dataset.synthetic.rig)
+    else:
+        paint = functools.partial(stream.with_black_images, image_size_hw=training.image_size_hw)
     split = sharding.BATCH_SPEC
     draw = jax.jit(jax.shard_map(paint, mesh=mesh, in_specs=(split,), out_specs=split, check_vma=False))
     return Stream(batches=batches, label=draw, describe_clip="rendered clip {}".format)

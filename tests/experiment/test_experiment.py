@@ -15,6 +15,7 @@ import pytest
 from epfv2_jax import checkpoints, models
 from epfv2_jax.core import config as config_lib
 from epfv2_jax.core import sharding
+from epfv2_jax.data.synthetic import renderer
 from epfv2_jax.evaluation import evaluate
 from epfv2_jax.evaluation.evaluate import MEAN_POSE, VIEWS_HIDDEN
 from epfv2_jax.experiment import auto_label, build, data, score, share, train
@@ -22,6 +23,7 @@ from epfv2_jax.experiment import config as experiment
 from epfv2_jax.experiment import recipe as recipe_lib
 from epfv2_jax.geometry import layout, skeleton
 from epfv2_jax.testing.fakes import fake_batch
+from epfv2_jax.training import augment
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "configs"
 
@@ -163,14 +165,14 @@ def test_a_run_without_images_is_scored_without_images(tmp_path):
     assert scored(config.evaluation, "validation").metrics["mpjpe_cm"] == pytest.approx(best, rel=1e-5)
 
 
-def test_a_run_that_renders_its_clips_warms_up_and_resumes_anywhere(tmp_path):
+def rendering_in_the_loop(tmp_path):
     config = tiny(tmp_path)
-    config = dataclasses.replace(
-        config,
-        dataset=dataclasses.replace(
-            config.dataset, synthetic=dataclasses.replace(config.dataset.synthetic, train_sequences=0, frames=8)
-        ),
-    )
+    synthetic = dataclasses.replace(config.dataset.synthetic, train_sequences=0, frames=8)
+    return dataclasses.replace(config, dataset=dataclasses.replace(config.dataset, synthetic=synthetic))
+
+
+def test_a_run_that_renders_its_clips_warms_up_and_resumes_anywhere(tmp_path):
+    config = rendering_in_the_loop(tmp_path)
     data.prepare_data(config.dataset)
     assert not (tmp_path / "records" / "train").exists()
     training = data.open_training(config)
@@ -185,6 +187,29 @@ def test_a_run_that_renders_its_clips_warms_up_and_resumes_anywhere(tmp_path):
     assert [b.batch.frames.frame_valid.shape for b in seen] == [(8, 1), (8, 1), (8, 4), (8, 4)]
     for start in range(4):  # within the warm-up, and after it
         jax.tree.map(np.testing.assert_array_equal, batches(start, 1)[0], seen[start])
+
+
+def test_a_run_without_images_trains_on_the_same_batches_and_renders_none(tmp_path, monkeypatch):
+    config = rendering_in_the_loop(tmp_path)
+    data.prepare_data(config.dataset)
+    training = data.open_training(config)
+    mesh = sharding.make_mesh(config.mesh)
+    hidden = dataclasses.replace(config.augment, view_dropout=1.0)
+
+    def first(config):
+        stream = data.open_stream(config, mesh, model_of(config), training, 0)
+        with contextlib.closing(stream.batches):
+            return stream.label(next(stream.batches))
+
+    def augmented(batch):
+        return augment.augment(jax.random.key(0), batch, hidden, training.skeleton, training.layout)
+
+    rendered = first(config)
+    assert rendered.frames.images.any()
+    monkeypatch.setattr(renderer, "render", None)
+    black = first(dataclasses.replace(config, augment=hidden))
+    assert not black.frames.images.any()
+    jax.tree.map(np.testing.assert_array_equal, augmented(black), augmented(rendered))
 
 
 def test_rendering_in_the_loop_needs_something_to_render():

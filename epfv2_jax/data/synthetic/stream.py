@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 import grain
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
@@ -97,6 +98,13 @@ class Painter:
         images = renderer.each(clip, inputs)
         images = images.reshape(*images.shape[:3], *self._image_size_hw)
         return batch.replace(frames=batch.frames.replace(images=images))
+
+
+def with_black_images(unpainted: Unpainted, image_size_hw: tuple[int, int]) -> structs.Batch:
+    """Returns the batch with images that show nothing, for a run that sees none: rendering is most of its cost."""
+    frames = unpainted.batch.frames
+    images = jnp.zeros((*frames.view_valid.shape, *image_size_hw), jnp.uint8)
+    return unpainted.batch.replace(frames=frames.replace(images=images))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
