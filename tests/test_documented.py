@@ -172,18 +172,18 @@ NOT_RUN = {
         " --config.student.output_dir=runs/als_quickstart_0/confident"
         " --config.output_dir=runs/als_quickstart_confident_0",
         *("train --config configs/synthetic.py:cpu", "train --config configs/synthetic.py:cpu-no_temporal"),
-        *("train --config configs/synthetic.py:short", "train --config configs/synthetic.py:short-headset_only"),
+        *("train --config configs/synthetic.py:short", "train --config configs/synthetic.py:cpu-headset_only"),
         "train --config configs/quickstart.py:headset_only",
         *("train --config configs/mocap.py:full", "train --config configs/mocap.py:no_projection"),
-        *("train --config configs/mocap.py:no_temporal", "train --config configs/baselines/lstm.py:short"),
-        "train --config configs/baselines/epfv1.py:heatmap-short",
-        "train --config configs/baselines/epfv1.py:pose-short",
-        "train --config configs/baselines/unrealego.py:heatmap-short",
-        "train --config configs/baselines/unrealego.py:pose-short",
+        *("train --config configs/mocap.py:no_temporal", "train --config configs/baselines/lstm.py:cpu"),
+        "train --config configs/baselines/epfv1.py:heatmap-cpu",
+        "train --config configs/baselines/epfv1.py:pose-cpu",
+        "train --config configs/baselines/unrealego.py:heatmap-cpu",
+        "train --config configs/baselines/unrealego.py:pose-cpu",
     ),
     "it needs what those train; the same command with other names is in WALK": (
-        "compare --runs runs/synthetic_short_full runs/synthetic_short_headset_only runs/synthetic_short_lstm"
-        " runs/synthetic_short_epfv1_pose runs/synthetic_short_unrealego_pose --data data/synthetic_short/records"
+        "compare --runs runs/synthetic_cpu_full runs/synthetic_cpu_headset_only runs/synthetic_cpu_lstm"
+        " runs/synthetic_cpu_epfv1_pose runs/synthetic_cpu_unrealego_pose --data data/synthetic_cpu/records"
         " --split validation",
         "evaluate --checkpoint runs/mocap_full --data data/mocap/records --split train",
         "evaluate --checkpoint runs/synthetic_cpu_full --data data/synthetic_cpu/records --split validation",
