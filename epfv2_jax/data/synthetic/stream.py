@@ -101,7 +101,7 @@ class Painter:
 
 
 def with_black_images(unpainted: Unpainted, image_size_hw: tuple[int, int]) -> structs.Batch:
-    """Returns the batch with images that show nothing, for a run that sees none: rendering is most of its cost."""
+    """Returns the batch with black images, for a run that sees none."""
     frames = unpainted.batch.frames
     images = jnp.zeros((*frames.view_valid.shape, *image_size_hw), jnp.uint8)
     return unpainted.batch.replace(frames=frames.replace(images=images))
