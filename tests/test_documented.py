@@ -173,6 +173,11 @@ NOT_RUN = {
         " --config.output_dir=runs/als_quickstart_confident_0",
         *("train --config configs/synthetic.py:cpu", "train --config configs/synthetic.py:cpu-no_temporal"),
         *("train --config configs/synthetic.py:short", "train --config configs/synthetic.py:cpu-headset_only"),
+        "train --config configs/synthetic.py:cpu --config.output_dir=runs/clips"
+        " --config.init_from=runs/synthetic_cpu_full --config.model.encoder_train=none"
+        " --config.data.warmup=None --config.data.batch_size=16"
+        " --config.step.steps=240 --config.step.ema_decay=0.95 --config.optimizer.learning_rate=2e-4"
+        " --config.optimizer.warmup_steps=20",
         "train --config configs/quickstart.py:headset_only",
         *("train --config configs/mocap.py:full", "train --config configs/mocap.py:no_projection"),
         *("train --config configs/mocap.py:no_temporal", "train --config configs/baselines/lstm.py:cpu"),
@@ -206,6 +211,7 @@ NOT_RUN = {
     ),
     "a benchmark, for a quiet machine": (
         "python benchmarks/decoder_joints.py --repeats 100",
+        "python benchmarks/error_persistence.py --checkpoint runs/synthetic_cpu_full --data data/synthetic_cpu/records",
         "python benchmarks/label_pass.py planning",
         "python benchmarks/learning.py --steps 500 --every 100",
         "python benchmarks/memory.py",
