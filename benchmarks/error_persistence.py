@@ -4,8 +4,8 @@ Command:  python benchmarks/error_persistence.py --checkpoint runs/NAME --data D
 
 Prints, for each group of joints, the correlation of the error with that some frames later, and the mean error before
 and after a filter: the weighted sum of the poses of the last W frames, all seen from the newest headset pose, whose
-weights fit best. They are fitted on every other clip and scored on the rest, and the reverse. Frames that come before
-W others of their clip do not count.
+weights fit best. They are fitted on every other clip and scored on the rest, and the reverse; the first W - 1 frames of
+a clip do not count. The correlation is that of the errors as they are: a constant error counts as one that lasts.
 
 Where errors last, memory has little to average: neighbouring frames are misread alike. The filter is linear and sees
 poses only, so it is no bound on attention, which sees features too.
@@ -19,8 +19,10 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from epfv2_jax import checkpoints
-from epfv2_jax.core import sharding
+from epfv2_jax.checkpoints import Trained
+from epfv2_jax.core import checks, sharding
 from epfv2_jax.evaluation import evaluate
+from epfv2_jax.evaluation.evaluate import EvaluationConfig
 from epfv2_jax.experiment import config as config_lib
 from epfv2_jax.experiment import data as data_lib
 from epfv2_jax.geometry import transforms
@@ -44,10 +46,8 @@ class Clip:
         return np.asarray(transforms.apply(newest[:, None], past_m))
 
 
-def clips(checkpoint: str, data: str, split: str) -> Iterator[Clip]:
-    """Yields the clips of a split, as long as the recipe's evaluation has them, with the model's predictions."""
-    trained = checkpoints.load(checkpoint)
-    config = config_lib.parse(trained.about.experiment).evaluation
+def clips(trained: Trained, config: EvaluationConfig, data: str, split: str) -> Iterator[Clip]:
+    """Yields the clips of a split with the model's predictions."""
     mesh = sharding.make_mesh(sharding.MeshConfig())
     predict = evaluate.on_mesh(trained.model, trained.variables, mesh)
     records = data_lib.open_split(data, split)
@@ -96,8 +96,10 @@ def main() -> None:
     parser.add_argument("--split", default="validation")
     parser.add_argument("--window", type=int, default=16, help="frames that the filter sees, the newest included")
     args = parser.parse_args()
-    found = list(clips(args.checkpoint, args.data, args.split))
-    skeleton = checkpoints.load(args.checkpoint).model.skeleton
+    trained = checkpoints.load(args.checkpoint)
+    config = config_lib.parse(trained.about.experiment).evaluation
+    checks.within(2, config.clip_frames, **{"--window, for the clips of the recipe's evaluation": args.window})
+    found, skeleton = list(clips(trained, config, args.data, args.split)), trained.model.skeleton
     groups = {"all joints": tuple(range(skeleton.num_joints)), **skeleton.metric_groups}
     lags = " ".join(f"{lag:>5d}" for lag in LAGS)
     print(f"{len(found)} clips of {args.split}; correlation of the error with that LAG frames later; errors in cm")
