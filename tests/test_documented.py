@@ -181,6 +181,9 @@ NOT_RUN = {
         "train --config configs/quickstart.py:headset_only",
         *("train --config configs/mocap.py:full", "train --config configs/mocap.py:no_projection"),
         *("train --config configs/mocap.py:no_temporal", "train --config configs/baselines/lstm.py:cpu"),
+        "train --config configs/baselines/lstm.py:cpu --config.output_dir=runs/lstm_adamw"
+        " --config.optimizer.kind=adamw --config.optimizer.learning_rate=1e-3"
+        " --config.data.warmup.steps=20000 --config.step.steps=27000",
         "train --config configs/baselines/epfv1.py:heatmap-cpu",
         "train --config configs/baselines/epfv1.py:pose-cpu",
         "train --config configs/baselines/unrealego.py:heatmap-cpu",
