@@ -2,10 +2,10 @@
 
 Command:  python benchmarks/learning.py [--steps 1000] [--every 125] [--encoder tiny] [--optimizer muon]
 
-Both get the same encoder, optimizer, images, pairs of mirror images and headset pose, and the same batches of 64 single
-frames. The plain one flattens the feature maps of all views into one vector, and two hidden layers make 26 joints of
-it: the simplest network that can look. Its objective is the squared error alone. Scores are those of people whom
-neither was trained on.
+EPFv2 is trained twice, once on poses alone and once on limbs in the images too (`limb_maps`). All get the same encoder,
+optimizer, images, pairs of mirror images and headset pose, and the same batches of 64 single frames. The plain one
+flattens the feature maps of all views into one vector, and two hidden layers make 26 joints of it: the simplest network
+that can look. Its objective is the squared error alone. Scores are those of people whom none was trained on.
 """
 
 import argparse
@@ -41,6 +41,7 @@ from epfv2_jax.training.step import StepConfig
 
 ROWS = 64  # single frames of a step
 HELD_OUT_BATCHES = 16
+LIMB_WEIGHT = 100.0
 WRISTS = [EGOBODY3M.joint_names.index(f"b_{side}_wrist") for side in "lr"]
 
 
@@ -95,7 +96,9 @@ def configuration(args: argparse.Namespace, model: Any) -> ExperimentConfig:
             mirror_pairs=True, noise=0.0, blur_px=0.0, view_dropout=0.0, gamma=0.1, contrast=0.1, brightness=0.05
         ),
         model=model,
-        objective=PoseObjectiveConfig(jerk_weight=0.0),
+        objective=PoseObjectiveConfig(
+            jerk_weight=0.0, limb_weight=LIMB_WEIGHT if getattr(model, "limb_maps", False) else 0.0
+        ),
         optimizer=OptimizerConfig(kind=args.optimizer, learning_rate=args.learning_rate, warmup_steps=50),
         step=StepConfig(steps=args.steps, ema_decay=0.99),
     )
@@ -142,9 +145,14 @@ def main() -> None:
     held_out = [
         paint(b) for b in itertools.islice(stream.unpainted_batches(**make, seed=args.seed + 10**6), HELD_OUT_BATCHES)
     ]
+    shared = {"encoder": args.encoder, "local_contrast": 0.2}
+    compared = {
+        "EPFv2, limbs": EPFv2Config(limb_maps=True, **shared),
+        "EPFv2": EPFv2Config(**shared),
+        "plain": PlainConfig(**shared),
+    }
     learners = {
-        name: Learner(configuration(args, kind(encoder=args.encoder, local_contrast=0.2)), mesh, held_out[0].frames)
-        for name, kind in (("EPFv2", EPFv2Config), ("plain", PlainConfig))
+        name: Learner(configuration(args, config), mesh, held_out[0].frames) for name, config in compared.items()
     }
     print(f"{args.encoder}, {size[0]}x{size[1]}, seed {args.seed}; cm on held-out people, MPJPE / wrist")
     print(f"{'pictures':>10s}" + "".join(f"{name:>20s}" for name in learners))

@@ -8,6 +8,9 @@ import numpy as np
 
 from epfv2_jax.core import checks
 
+#: Least length of a limb's bone in the rest pose, metres: longer than a hand, a foot or a collarbone (our choice).
+LIMB_M = 0.2
+
 
 @functools.lru_cache(maxsize=64)
 def depth_levels(parents: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
@@ -92,6 +95,13 @@ class Skeleton:
         """Pairs of joints to draw: each joint with its parent, and the hidden root's children with one another."""
         tree = ((parent, j) for j, parent in enumerate(self.parents) if parent >= 0)
         return (*tree, *itertools.combinations(reversed(self.children(-1)), 2))
+
+    @functools.cached_property
+    def limbs(self) -> tuple[tuple[int, int], ...]:
+        """The L long bones of arms and legs, pairs of joints: of at least `LIMB_M` and on both sides of the body."""
+        long = np.linalg.norm(self.rest_offsets_m, axis=-1) >= LIMB_M
+        paired = np.not_equal(self.mirror, np.arange(self.num_joints))
+        return tuple((parent, j) for j, parent in enumerate(self.parents) if parent >= 0 and long[j] and paired[j])
 
     @property
     def metric_groups(self) -> dict[str, tuple[int, ...]]:

@@ -32,6 +32,25 @@ class Head(nn.Module):
         )(nn.gelu(x))
 
 
+class MapHead(nn.Module):
+    """Returns maps (..., h * cells, w * cells, channels) float32 of features (..., h, w, C).
+
+    One linear layer; each cell of the features gives the values of `cells` x `cells` finer ones.
+    """
+
+    channels: int
+    cells: int
+    param_dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, features: jax.Array) -> jax.Array:
+        *batch, h, w, _ = features.shape
+        n, k = self.cells, self.channels
+        flat = nn.Dense(n * n * k, dtype=jnp.float32, param_dtype=self.param_dtype, name="cells")
+        x = flat(features.astype(jnp.float32)).reshape(-1, h, w, n, n, k)
+        return x.transpose(0, 1, 3, 2, 4, 5).reshape(*batch, h * n, w * n, k)
+
+
 def cholesky_from_raw(raw: jax.Array) -> jax.Array:
     """Returns lower-triangular L (..., J, 3, 3), metres, of the scale matrix L L^T, from raw (..., J, 6).
 

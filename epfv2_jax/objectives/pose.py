@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from epfv2_jax import structs
 from epfv2_jax.core import checks, linalg, masks
 from epfv2_jax.geometry.skeleton import Skeleton
-from epfv2_jax.objectives import terms
+from epfv2_jax.objectives import limbs, terms
 from epfv2_jax.objectives.terms import Term
 
 
@@ -30,11 +30,13 @@ class PoseObjectiveConfig:
     mse_weight_floor: float = 0.1  # w_d at the end of training; it starts at 1
     unit_m: float = 0.1  # of lengths inside the loss, in metres: MSE and NLL gradients are then of one size
     pseudo_weight: float = 1.0  # lam1, where clips carry a teacher's labels
+    limb_weight: float = 0.0  # of finding the limbs in the images, see `limbs`; for a model with `limb_maps`
     distillation_weight: float = 0.1  # lam2; 0: the student learns the teacher's poses but not its uncertainty
 
     def __post_init__(self):
         checks.at_least(0, position_weight=self.position_weight, jerk_weight=self.jerk_weight)
         checks.at_least(0, pseudo_weight=self.pseudo_weight, distillation_weight=self.distillation_weight)
+        checks.at_least(0, limb_weight=self.limb_weight)
         checks.above(0, unit_m=self.unit_m)
         checks.within(0, 1, mse_weight_floor=self.mse_weight_floor)
 
@@ -107,6 +109,8 @@ class PoseObjective:
             found[f"{name}_jerk"] = Term(
                 total=masks.masked_sum(rough, steady), count=counts["jerk"], weight=config.jerk_weight
             )
+        if config.limb_weight > 0:
+            found["limbs"] = limbs.limb_term(predictions, batch, self.skeleton, config.limb_weight)
         residual = poses["refined"] - truth
         if predictions.distribution is not None:
             cholesky = masks.keep(predictions.distribution.cholesky_m, valid, jnp.eye(3)) / config.unit_m

@@ -31,3 +31,6 @@ class Predictions(struct.PyTreeNode):
     # (B, T, V, h, w, K) float32 by name, 1 where a joint is, of some or all joints, whichever the model predicts:
     # "predicted", and "reconstructed" from them.
     heatmaps: dict[str, jax.Array] = struct.field(default_factory=dict)
+    # (B, T, V, h, w, L) float32, of `Skeleton.limbs`: log odds that a limb, hidden or not, lies on a cell of the image.
+    # Models find limbs in training alone.
+    limb_logits: jax.Array | None = None

@@ -138,7 +138,11 @@ def _counts(learner: Learner, state: TrainState, batch: structs.Batch) -> dict[s
     Counts do not depend on predictions, so any will do, and the compiler drops everything but the counts.
     """
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    shapes = jax.eval_shape(lambda v, frames: learner.model.apply(v, frames), variables, batch.frames)
+
+    def predict(variables, frames, key):
+        return learner.model.apply(variables, frames, train=True, mutable=["batch_stats"], rngs={"drop_path": key})[0]
+
+    shapes = jax.eval_shape(predict, variables, batch.frames, jax.random.key(0))
     blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     return {name: term.count for name, term in learner.objective(blank, batch, 0.0).items()}
 

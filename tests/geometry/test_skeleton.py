@@ -115,3 +115,9 @@ def test_a_joint_that_is_not_there_is_told_with_the_nearest():
     assert EGOBODY3M.joint_names[EGOBODY3M.index("b_l_wrist")] == "b_l_wrist"
     with pytest.raises(ValueError, match=r"joint: 'b_l_wirst' is not one of .*; did you mean b_l_wrist"):
         EGOBODY3M.index("b_l_wirst")
+
+
+def test_the_limbs_are_arms_and_legs_on_both_sides():
+    ends = {(EGOBODY3M.joint_names[a], EGOBODY3M.joint_names[b]) for a, b in EGOBODY3M.limbs}
+    one_side = (("arm", "forearm"), ("forearm", "wrist"), ("upleg", "leg"), ("leg", "foot_twist"))
+    assert ends == {(f"b_{side}_{a}", f"b_{side}_{b}") for side in "lr" for a, b in one_side}

@@ -22,13 +22,17 @@ from epfv2_jax.training import augment, optim, state, step
 
 # The smallest model that has every part but forward kinematics: what these tests cost is its compilation.
 MODEL = models.build(
-    EPFv2Config(encoder="tiny", body="keypoints", width=16, heads=2, ffn_width=16, head_width=16, window=4),
+    EPFv2Config(
+        encoder="tiny", body="keypoints", limb_maps=True, width=16, heads=2, ffn_width=16, head_width=16, window=4
+    ),
     EGOBODY3M,
     layouts.EGOBODY3M,
 )
 #: For what the step does around the model.
 PLAIN = models.build(
-    dataclasses.replace(MODEL.config, temporal=False, projection_conditioning=False), EGOBODY3M, layouts.EGOBODY3M
+    dataclasses.replace(MODEL.config, temporal=False, projection_conditioning=False, limb_maps=False),
+    EGOBODY3M,
+    layouts.EGOBODY3M,
 )
 OBJECTIVE = objectives.build(PoseObjectiveConfig(), EGOBODY3M)
 AUGMENT = augment.AugmentConfig(brightness=0.0, contrast=0.0, gamma=0.0, blur_px=0.0, view_dropout=0.0)
@@ -48,7 +52,7 @@ def compiled(devices, fsdp=1, accumulation=1, model=MODEL):
     shardings = sharding.state_sharding(jax.eval_shape(create), mesh, mesh_config)
     learner = step.Learner(
         model=model,
-        objective=OBJECTIVE,
+        objective=objectives.build(PoseObjectiveConfig(limb_weight=float(model.config.limb_maps)), EGOBODY3M),
         optimizer=OPTIMIZER,
         augment=AUGMENT,
         config=step.StepConfig(steps=100, accumulation=accumulation, ema_decay=0.9),

@@ -27,6 +27,8 @@ from epfv2_jax.structs import Frames, Predictions, Rig, StudentT
 
 # Projected keypoints are clamped to this distance from the image centre, in half image sizes (our choice).
 _MAX_NORMALIZED_UV = 3.0
+# Pixels per cell of the maps of limbs, along each axis, where the encoder's cells are not smaller (our choice).
+_LIMB_CELL_PX = 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,6 +55,9 @@ class EPFv2Config:
     head_width: int = 256  # hidden layer of the heads; our choice
     depth: int = 1  # layers of each decoder
     rope_base: float = 100.0  # slowest rotary pair: about 1 / base radians a frame; our choice for windows of tens
+    # In training, also find the limbs in the images: the objective's `limb_weight`. Our choice; an encoder that starts
+    # from nothing learns to see with a fraction of the pictures.
+    limb_maps: bool = False
     # Side of the window of local contrast normalisation, in image heights; 0: mean and deviation below. Our choice: it
     # teaches an encoder that starts from nothing much faster, and is not what imported weights expect.
     local_contrast: float = 0.0
@@ -164,6 +169,11 @@ class EPFv2(nn.Module):
         self.refinement_head = heads.Head(self.body.num_parameters, **head)
         if config.uncertainty:
             self.uncertainty_head = heads.Head(6 * self.skeleton.num_joints, **head)
+        if config.limb_maps:
+            remedy = "use a skeleton with long bones on both sides, or set model.limb_maps = False"
+            checks.not_empty(f"limbs of the skeleton {self.skeleton.name!r}", self.skeleton.limbs, remedy)
+            cells = max(1, self.encoder.strides[-1] // _LIMB_CELL_PX)
+            self.limb_head = heads.MapHead(len(self.skeleton.limbs), cells, param_dtype=dtypes["param_dtype"])
 
     def __call__(self, frames: Frames, train: bool = False) -> Predictions:
         """Returns predictions for clips, each from the initial state; `train` uses and updates batch statistics."""
@@ -179,7 +189,10 @@ class EPFv2(nn.Module):
         base.check_frames(self, frames)
         frames = base.clean(frames)
         tokens = self.encode(frames, train)
-        return self.decode(tokens, frames, state)
+        predictions, state = self.decode(tokens, frames, state)
+        if self.config.limb_maps and (train or self.is_initializing()):
+            predictions = predictions.replace(limb_logits=self.limb_head(tokens))
+        return predictions, state
 
     def encode(self, frames: Frames, train: bool = False) -> jax.Array:
         """Returns features (B, T, V, h, w, C) of the views, all encoded in one batch by one encoder.
