@@ -10,6 +10,7 @@ FIELDS = {
     "data.batch_size": 2,
     "data.clip_frames": 2,
     "data.warmup": "None",
+    "model.encoder": "tiny",
     "model.body": "keypoints",
     "model.window": 2,
     "model.width": 16,

@@ -100,7 +100,7 @@ def tiny(tmp_path) -> experiment.ExperimentConfig:
     mapping["dataset"]["synthetic"] |= {"frames": 64, "image_width": 40}
     mapping["dataset"]["conversion"] |= {"image_size_hw": (16, 16), "doubtful": "keep"}
     mapping["data"] |= {"clip_frames": 4, "batch_size": 8, "warmup": {"steps": 2, "clip_frames": 1, "batch_size": 8}}
-    mapping["model"] |= {"width": 16, "heads": 2, "ffn_width": 16, "head_width": 16}
+    mapping["model"] |= {"encoder": "tiny", "width": 16, "heads": 2, "ffn_width": 16, "head_width": 16}
     mapping["step"]["steps"] = 4
     mapping["loop"] = {"log_every": 1, "evaluate_every": 2, "checkpoint_every": 2}
     mapping["evaluation"] = {"pictures": 2}
