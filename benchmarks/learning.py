@@ -41,7 +41,7 @@ from epfv2_jax.training.step import StepConfig
 
 ROWS = 64  # single frames of a step
 HELD_OUT_BATCHES = 16
-LIMB_WEIGHT = 100.0
+LIMB_WEIGHT = 240.0  # as the quickstart, for `position_weight` 1
 WRISTS = [EGOBODY3M.joint_names.index(f"b_{side}_wrist") for side in "lr"]
 
 

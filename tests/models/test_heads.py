@@ -1,4 +1,4 @@
-"""The Cholesky factor of the uncertainty."""
+"""The Cholesky factor of the uncertainty, and the cells of maps."""
 
 import jax
 import jax.numpy as jnp
@@ -24,3 +24,15 @@ def test_zeros_mean_the_initial_uncertainty():
 def test_every_number_has_its_own_entry():
     jacobian = jax.jacobian(lambda r: heads.cholesky_from_raw(r[None])[0].reshape(9))(jnp.zeros(6))
     assert ((np.abs(jacobian) > 0).sum(0) == 1).all() and np.linalg.matrix_rank(jacobian) == 6
+
+
+def test_a_cell_of_a_map_depends_on_the_cell_of_the_features_that_it_lies_in():
+    head = heads.MapHead(channels=3, cells=2)
+    blank = jnp.zeros((2, 4, 5, 8))
+    variables = head.init(jax.random.key(0), blank)
+    found = np.asarray(head.apply(variables, blank.at[1, 2, 3].set(1.0)))
+    assert found.shape == (2, 8, 10, 3)
+    touched = np.zeros(found.shape, bool)
+    touched[1, 4:6, 6:8] = True
+    np.testing.assert_array_equal(found != 0, touched)
+    assert len(np.unique(found[1, 4:6, 6:8])) == 12, "each finer cell has values of its own"
