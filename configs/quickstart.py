@@ -54,7 +54,7 @@ def get_config(variant: str = "full") -> ConfigDict:
         "brightness": 0.05,
     }
     config.model = {"encoder": "small_stride16", "window": 4, "local_contrast": 0.2, "limb_maps": sees}
-    # An encoder that starts from nothing learns what an arm looks like from maps of limbs much sooner than from poses.
+    # An encoder that starts from nothing learns what an arm looks like from maps of limbs sooner than from poses.
     # Position and likelihood as in configs/synthetic.py: wrists are not to be held still, nor counted least.
     config.objective = {"position_weight": 8.0, "mse_weight_floor": 0.8, "limb_weight": 2000.0 if sees else 0.0}
     config.optimizer = {"kind": "muon", "learning_rate": 3e-3, "warmup_steps": 100}

@@ -55,8 +55,8 @@ class EPFv2Config:
     head_width: int = 256  # hidden layer of the heads; our choice
     depth: int = 1  # layers of each decoder
     rope_base: float = 100.0  # slowest rotary pair: about 1 / base radians a frame; our choice for windows of tens
-    # In training, also find the limbs in the images: the objective's `limb_weight`. Our choice; an encoder that starts
-    # from nothing learns to see with a fraction of the pictures.
+    # In training, also find the limbs in the images: the objective's `limb_weight`. Our choice, for encoders that start
+    # from nothing: they learn sooner what an arm looks like.
     limb_maps: bool = False
     # Side of the window of local contrast normalisation, in image heights; 0: mean and deviation below. Our choice: it
     # teaches an encoder that starts from nothing much faster, and is not what imported weights expect.
