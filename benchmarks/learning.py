@@ -41,7 +41,7 @@ from epfv2_jax.training.step import StepConfig
 
 ROWS = 64  # single frames of a step
 HELD_OUT_BATCHES = 16
-LIMB_WEIGHT = 240.0  # as the quickstart, for `position_weight` 1
+LIMB_WEIGHT = 240.0  # for a `position_weight` of 1
 WRISTS = [EGOBODY3M.joint_names.index(f"b_{side}_wrist") for side in "lr"]
 
 
@@ -87,6 +87,7 @@ class Plain(base.SingleFrameModel):
 
 def configuration(args: argparse.Namespace, model: Any) -> ExperimentConfig:
     """Returns the run of a model."""
+    finds_limbs = isinstance(model, EPFv2Config) and model.limb_maps
     return ExperimentConfig(
         output_dir="",
         seed=args.seed,
@@ -96,9 +97,7 @@ def configuration(args: argparse.Namespace, model: Any) -> ExperimentConfig:
             mirror_pairs=True, noise=0.0, blur_px=0.0, view_dropout=0.0, gamma=0.1, contrast=0.1, brightness=0.05
         ),
         model=model,
-        objective=PoseObjectiveConfig(
-            jerk_weight=0.0, limb_weight=LIMB_WEIGHT if getattr(model, "limb_maps", False) else 0.0
-        ),
+        objective=PoseObjectiveConfig(jerk_weight=0.0, limb_weight=LIMB_WEIGHT if finds_limbs else 0.0),
         optimizer=OptimizerConfig(kind=args.optimizer, learning_rate=args.learning_rate, warmup_steps=50),
         step=StepConfig(steps=args.steps, ema_decay=0.99),
     )
