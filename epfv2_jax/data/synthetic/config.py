@@ -17,6 +17,8 @@ class SyntheticConfig:
     frames: int = 96  # of a sequence; the last part of a motion file may be shorter
     frame_step: int = 1  # frames of motion (30 a second) for each image: 3 gives 10 images a second
     image_width: int = 80  # of the stored images, pixels; EgoBody3M's have 640 at the sides and 1280 in front
+    # Range of the infrared light of the headset's lamps 1 m away, where a room's is about 1; (0, 0): it has none.
+    headset_lamp: tuple[float, float] = (0.0, 0.0)
     clips_per_person: int = 8  # steps in which a person appears where images are rendered in the loop
     train_motion: tuple[str, ...] = ()  # motion capture files (.amc with its .asf beside it, .bvh); empty: procedural
     validation_motion: tuple[str, ...] = ()  # likewise, of other people
@@ -33,6 +35,7 @@ class SyntheticConfig:
         }
         checks.at_least(0, seed=self.seed, **sequences)
         checks.at_least(1, frames=self.frames, frame_step=self.frame_step, clips_per_person=self.clips_per_person)
+        checks.within(0, self.headset_lamp[1], **{"headset_lamp, the lower end": self.headset_lamp[0]})
         if self.motion_fps is not None:
             checks.within(1, 1000, motion_fps=self.motion_fps)
         if self.rig is None:

@@ -1,4 +1,4 @@
-"""Renders images by ray casting: the body's solids, floor, furniture and walls, light and a soft shadow.
+"""Renders images by ray casting: the body's solids, floor, furniture and walls, light, lamps and a soft shadow.
 
 Every pixel has one ray, whose direction in the headset frame is computed once for a rig. Each ray hits each surface in
 closed form, and the nearest hit is visible, so occlusion is exact.
@@ -21,6 +21,7 @@ from epfv2_jax.geometry import cameras, transforms
 from epfv2_jax.structs import Rig
 
 _PENUMBRA_M = 0.08
+_NEAREST_LIT_M = 0.2  # lamps have an extent: nearer surfaces do not get brighter
 
 
 class Rays(struct.PyTreeNode):
@@ -103,7 +104,10 @@ def _render_view(direction_headset, origin, R_world_headset, solids: Solids, sce
     light = jnp.maximum(scene.light_direction @ normal, 0.0) * jnp.where(on_floor, _lit(point, solids, scene), 1.0)
     sky = 0.85 + 0.15 * normal[1]
     facing = jnp.abs(surfaces.dot(normal, direction))  # darkens the outlines, so that bodies look round
-    return tone * (scene.ambient * sky * (0.7 + 0.3 * facing) + (1.0 - scene.ambient) * light), distance
+    room = scene.ambient * sky * (0.7 + 0.3 * facing) + (1.0 - scene.ambient) * light
+    # The lamps are beside the cameras: they cast no shadow that a camera sees, and near surfaces are the bright ones.
+    lamps = scene.lamp * facing / jnp.maximum(distance, _NEAREST_LIT_M) ** 2
+    return tone * (room + lamps), distance
 
 
 def _nearer(a, b):

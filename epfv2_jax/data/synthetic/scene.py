@@ -1,8 +1,11 @@
-"""Random scenes: a room, its furniture and its light."""
+"""Random scenes: a room, its furniture and its light, that of the headset's lamps included."""
 
 import jax
 import numpy as np
 from flax import struct
+
+# Where lamps light the hands, cameras expose for them: a surface at this distance looks as bright as without lamps.
+_EXPOSED_FOR_M = 0.6
 
 
 class Scene(struct.PyTreeNode):
@@ -19,7 +22,8 @@ class Scene(struct.PyTreeNode):
     floor_contrast: jax.Array  # ()
     floor_tile_m: jax.Array  # (2,) size of a plank or tile
     light_direction: jax.Array  # (3,) unit, toward the light
-    ambient: jax.Array  # () share of the light that comes from all directions
+    ambient: jax.Array  # () share of the room's light that comes from all directions
+    lamp: jax.Array  # () light of the headset's lamps on a surface 1 m away that faces them; the room's is about 1
     exposure: jax.Array  # ()
     noise: jax.Array  # () standard deviation of the sensor noise
 
@@ -56,7 +60,14 @@ def sample_scene(rng: np.random.Generator, path_xz_m: np.ndarray) -> Scene:
         "floor_tile_m": tile,
         "light_direction": light / np.linalg.norm(light),
         "ambient": rng.uniform(0.3, 0.55),
+        "lamp": 0.0,
         "exposure": rng.uniform(1.3, 2.6),
         "noise": rng.uniform(0.004, 0.025),
     }
     return Scene(**{name: np.asarray(value, np.float32) for name, value in values.items()})
+
+
+def with_lamp(scene: Scene, lamp: float) -> Scene:
+    """Returns a scene without lamps lit by those of a headset, `Scene.lamp`, and exposed for its wearer's arms."""
+    exposure = scene.exposure / (1.0 + lamp / _EXPOSED_FOR_M**2)
+    return scene.replace(lamp=np.float32(lamp), exposure=np.float32(exposure))

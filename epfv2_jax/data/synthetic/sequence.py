@@ -13,7 +13,7 @@ from epfv2_jax.data.readers import egobody3m
 from epfv2_jax.data.synthetic import body, motion, renderer
 from epfv2_jax.data.synthetic.activities import ACTIVITIES
 from epfv2_jax.data.synthetic.config import SyntheticConfig
-from epfv2_jax.data.synthetic.scene import Scene, sample_scene
+from epfv2_jax.data.synthetic.scene import Scene, sample_scene, with_lamp
 from epfv2_jax.structs import Rig
 
 #: The headset in the axes of the head joint, metres: measured from the EgoBody3M sample clip.
@@ -109,13 +109,14 @@ def draw_sequence(rng: np.random.Generator, config: SyntheticConfig, split: str,
     T_world_headset = np.tile(np.eye(4, dtype=np.float32), (clip.num_frames, 1, 1))
     T_world_headset[:, :3, :3] = rotations[:, 0]
     T_world_headset[:, :3, 3] = joints_m[:, 0] + rotations[:, 0] @ HEADSET_FROM_HEAD_M
+    scene, noise_seed = sample_scene(rng, clip.root_position_m[:, ::2]), int(rng.integers(2**31))
     return Sequence(
         clip=clip,
         T_world_headset=T_world_headset,
         joints_world_m=joints_m.astype(np.float32),
         solids=body.solids(person, clip),
-        scene=sample_scene(rng, clip.root_position_m[:, ::2]),
-        noise_seed=int(rng.integers(2**31)),
+        scene=with_lamp(scene, rng.uniform(*config.headset_lamp)),
+        noise_seed=noise_seed,
     )
 
 

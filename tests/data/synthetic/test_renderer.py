@@ -130,6 +130,27 @@ def test_distances_of_cones_agree_with_marching_along_the_ray():
     assert (np.sum(np.asarray(normal).T[clear] * direction[clear], axis=-1) < 0.05).all()
 
 
+def test_light_of_the_lamps_falls_with_the_square_of_the_distance(rig, rays):
+    view = 1
+    middle = np.argmax(rays.vignette[view])  # the optical axis, where a ball faces its camera
+    forward = np.asarray(rig.T_cam_headset)[view, 2, :3]
+    eye = rays.origin_headset_m[view] + np.float32([0.0, 20.0, 0.0])
+
+    def light(distance_m: float, lamp: float) -> float:
+        centre = eye + (distance_m + 0.3) * forward
+        scene = bright_ball_scene().replace(lamp=np.float32(lamp), exposure=np.float32(0.8))
+        grey, found_m = renderer.render(
+            rays, pose_at(20.0), cones((centre, centre, 0.3, 0.3, 0.5)), scene, jax.random.key(0)
+        )
+        assert np.asarray(found_m)[0, view, middle] == pytest.approx(distance_m, rel=1e-3)
+        return float(-np.log(1.0 - np.asarray(grey)[0, view, middle] / 255.0) / (0.8 * rays.vignette[view, middle]))
+
+    added = [light(distance_m, 1.0) - light(distance_m, 0.0) for distance_m in (0.5, 1.0, 2.0)]
+    np.testing.assert_allclose(added, [2.0, 0.5, 0.125], atol=0.025)  # half the light of the lamps is reflected
+    # Nearer than the lamps are wide, nothing gets brighter.
+    assert light(0.1, 0.1) == pytest.approx(light(0.2, 0.1), abs=0.02)
+
+
 def test_pixels_beyond_the_lens_are_black(rig, rays):
     scene = dataclasses.replace(
         scene_lib.sample_scene(np.random.default_rng(1), np.zeros((1, 2))), noise=np.float32(0.1)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zipfile
 
+import jax
 import numpy as np
 import pytest
 
@@ -44,6 +45,19 @@ def test_a_sequence_does_not_depend_on_how_many_there_are(dataset):
     more = dataclasses.replace(CONFIG, train_sequences=50, test_sequences=4)
     first, same = (sequence_lib.sample_sequence(config, "train", 1) for config in (CONFIG, more))
     np.testing.assert_array_equal(first.joints_world_m, same.joints_world_m)
+
+
+def test_lamps_of_the_headset_change_the_light_alone():
+    lit = [dataclasses.replace(CONFIG, headset_lamp=(0.5, 2.0)), dataclasses.replace(CONFIG, headset_lamp=(2.0, 2.0))]
+    dark, *lit = (sequence_lib.sample_sequence(config, "train", 1) for config in (CONFIG, *lit))
+    assert dark.scene.lamp == 0.0 and 0.5 < lit[0].scene.lamp < 2.0 and lit[1].scene.lamp == 2.0
+    for other in lit:
+        np.testing.assert_array_equal(other.joints_world_m, dark.joints_world_m)
+        assert other.noise_seed == dark.noise_seed and other.scene.exposure < dark.scene.exposure
+        same = other.scene.replace(lamp=dark.scene.lamp, exposure=dark.scene.exposure)
+        jax.tree.map(np.testing.assert_array_equal, same, dark.scene)
+    with pytest.raises(ValueError, match=r"headset_lamp, the lower end: must be in \[0, 1.0\], got 2.0"):
+        dataclasses.replace(CONFIG, headset_lamp=(2.0, 1.0))
 
 
 def test_finished_sequences_are_kept_and_missing_ones_made(dataset, tmp_path):
