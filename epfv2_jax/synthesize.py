@@ -18,8 +18,6 @@ _RIG = "what sees the people: a headset.yaml or its folder, or a calibration fil
 _SEQUENCES = "sequences in each split; 0: none, or with motion files every part of them once"
 _NUMBERS = {"frames": "of a sequence", "frame_step": "motion frames (30/s) an image"}
 _NUMBERS |= {"image_width": "of the stored images, pixels", "seed": "of people, motions and rooms"}
-_LAMP = "range of the light of the headset's infrared lamps 1 m away, where a room's is about 1 (default: no lamps)"
-_MOTION = "motion capture (.amc with its .asf beside it, .bvh) instead of procedural motion"
 
 
 def parser() -> cli.Parser:
@@ -32,11 +30,10 @@ def parser() -> cli.Parser:
     flags.add_argument("--sequences", type=int, nargs=3, metavar=SPLITS, default=counts, help=_SEQUENCES)
     for name, what in _NUMBERS.items():
         flags.add_argument(f"--{name}", type=int, default=getattr(default, name), help=what)
-    lamp = default.headset_lamp
-    flags.add_argument("--headset_lamp", type=float, nargs=2, metavar=("LOW", "HIGH"), default=lamp, help=_LAMP)
     for split in SPLITS:
-        flags.add_argument(f"--{split}_motion", nargs="+", default=(), metavar="FILE", help=_MOTION)
+        flags.add_argument(f"--{split}_motion", nargs="+", default=(), metavar="FILE", help="motion: .bvh or .amc+.asf")
     flags.add_argument("--motion_fps", type=float, help="of the .amc files, which do not state it (CMU's: 120)")
+    flags.add_argument("--headset_lamp", type=float, nargs=2, default=(0, 0), help="infrared light at 1 m; a room's: 1")
     tasks.add_arguments(flags)
     return flags
 
