@@ -179,6 +179,11 @@ NOT_RUN = {
         " --config.step.steps=240 --config.step.ema_decay=0.95 --config.optimizer.learning_rate=2e-4"
         " --config.optimizer.warmup_steps=20",
         "train --config configs/quickstart.py:headset_only",
+        "train --config configs/quickstart.py --config.output_dir=runs/no_lamps"
+        " --config.dataset.directory=data/no_lamps/records --config.dataset.source_directory=data/no_lamps/zips"
+        " --config.dataset.synthetic.headset_lamp=0,0 --config.model.encoder=small_stride16"
+        " --config.model.local_contrast=0.2 --config.model.limb_maps=True --config.objective.limb_weight=2000"
+        " --config.data.warmup.steps=3800 --config.step.steps=4200",
         *("train --config configs/mocap.py:full", "train --config configs/mocap.py:no_projection"),
         *("train --config configs/mocap.py:no_temporal", "train --config configs/baselines/lstm.py:cpu"),
         "train --config configs/baselines/lstm.py:cpu --config.output_dir=runs/lstm_adamw"
