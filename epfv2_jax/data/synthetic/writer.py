@@ -31,6 +31,7 @@ from epfv2_jax.structs import Rig
 _CONFIG_FILE = "synthetic.json"
 _FORMAT_VERSION = 2  # of the zips: since 2 they state their frame time
 _NOT_IN_FILES = ("clips_per_person",)  # settings of images rendered in the loop alone; older files state them
+_UNSTATED = {"headset_lamp": [0.0, 0.0]}  # what older files do not state
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 
 
@@ -147,6 +148,7 @@ def claim(directory: pathlib.Path, config: SyntheticConfig) -> None:
     before = files.read_json(path, remedy)
     with checks.naming(os.fspath(path), remedy=remedy):
         checks.instance("content", before, dict, "a JSON object")
+        before = _UNSTATED | before
         for key in sorted({*now, *before}.difference(_NOT_IN_FILES)):
             if before.get(key) != now.get(key):
                 raise ValueError(f"made with {key} = {before.get(key)!r}, asked for {now.get(key)!r}")

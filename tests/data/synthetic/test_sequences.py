@@ -56,8 +56,6 @@ def test_lamps_of_the_headset_change_the_light_alone():
         assert other.noise_seed == dark.noise_seed and other.scene.exposure < dark.scene.exposure
         same = other.scene.replace(lamp=dark.scene.lamp, exposure=dark.scene.exposure)
         jax.tree.map(np.testing.assert_array_equal, same, dark.scene)
-    with pytest.raises(ValueError, match=r"headset_lamp, the lower end: must be in \[0, 1.0\], got 2.0"):
-        dataclasses.replace(CONFIG, headset_lamp=(2.0, 1.0))
 
 
 def test_finished_sequences_are_kept_and_missing_ones_made(dataset, tmp_path):
@@ -103,9 +101,21 @@ def test_what_concerns_the_loop_alone_is_not_compared(stated, tmp_path):
         writer.claim(tmp_path, dataclasses.replace(CONFIG, seed=4, clips_per_person=3))
 
 
+def test_older_files_were_made_without_lamps(tmp_path):
+    writer.claim(tmp_path, CONFIG)
+    settings = tmp_path / "synthetic.json"
+    stated = json.loads(settings.read_text())
+    del stated["headset_lamp"]
+    settings.write_text(json.dumps(stated))
+    writer.claim(tmp_path, CONFIG)
+    with pytest.raises(ValueError, match=r"made with headset_lamp = \[0.0, 0.0\], asked for \[1.0, 5.0\]"):
+        writer.claim(tmp_path, dataclasses.replace(CONFIG, headset_lamp=(1.0, 5.0)))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"headset_lamp": (2.0, 1.0)}, r"headset_lamp, the lower end: must be in \[0, 1.0\], got 2.0"),
         ({"seed": -1}, "seed: must be at least 0, got -1"),
         ({"test_sequences": -2}, "test_sequences: must be at least 0, got -2"),
         ({"frames": 0}, "frames: must be at least 1, got 0"),
