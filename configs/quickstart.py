@@ -3,7 +3,7 @@
 Only the people of validation and test become files; of the people that it learns from, no image comes twice.
 Command:   python -m epfv2_jax.train --config configs/quickstart.py[:headset_only]
 Hardware:  a virtual machine with 2 cores and 24 GiB
-Time:      10.7 minutes
+Time:      11 minutes
 Score:     MPJPE 4.13 cm on 20 held-out people, mean pose 21.61 (README.md)
 """
 
