@@ -5,12 +5,11 @@ Processes share the work by `--engine`, as for epfv2_jax.convert; others have ye
 """
 
 import argparse
-import dataclasses
 import json
 import sys
 from collections.abc import Sequence
 
-from epfv2_jax.core import cli, exits, tasks
+from epfv2_jax.core import cli, config, exits, tasks
 from epfv2_jax.data.synthetic.config import SyntheticConfig
 
 SPLITS = ("train", "validation", "test")
@@ -18,6 +17,8 @@ _RIG = "what sees the people: a headset.yaml or its folder, or a calibration fil
 _SEQUENCES = "sequences in each split; 0: none, or with motion files every part of them once"
 _NUMBERS = {"frames": "of a sequence", "frame_step": "motion frames (30/s) an image"}
 _NUMBERS |= {"image_width": "of the stored images, pixels", "seed": "of people, motions and rooms"}
+_MOTION = "motion capture (.amc with its .asf beside it, .bvh) instead of procedural motion"
+_LAMP = "range of the light of the headset's infrared lamps 1 m away, where a room's is about 1"
 
 
 def parser() -> cli.Parser:
@@ -31,9 +32,9 @@ def parser() -> cli.Parser:
     for name, what in _NUMBERS.items():
         flags.add_argument(f"--{name}", type=int, default=getattr(default, name), help=what)
     for split in SPLITS:
-        flags.add_argument(f"--{split}_motion", nargs="+", default=(), metavar="FILE", help="motion: .bvh or .amc+.asf")
+        flags.add_argument(f"--{split}_motion", nargs="+", default=(), metavar="FILE", help=_MOTION)
     flags.add_argument("--motion_fps", type=float, help="of the .amc files, which do not state it (CMU's: 120)")
-    flags.add_argument("--headset_lamp", type=float, nargs=2, default=(0, 0), help="infrared light at 1 m; a room's: 1")
+    flags.add_argument("--headset_lamp", type=float, nargs=2, metavar=("LOW", "HIGH"), default=(0, 0), help=_LAMP)
     tasks.add_arguments(flags)
     return flags
 
@@ -44,10 +45,9 @@ def run(args: argparse.Namespace) -> None:
 
     with exits.usage():
         given = {f"{split}_sequences": n for split, n in zip(SPLITS, args.sequences, strict=True)} | vars(args)
-        fields = {field.name: given[field.name] for field in dataclasses.fields(SyntheticConfig) if field.name in given}
-        config = SyntheticConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+        made = config.from_mapping(SyntheticConfig, {k: v for k, v in given.items() if hasattr(SyntheticConfig, k)}, "")
         engine = tasks.from_arguments(args)
-    figures = writer.write_dataset(config, args.out, engine=engine)
+    figures = writer.write_dataset(made, args.out, engine=engine)
     print(json.dumps({name: round(value, 3) for name, value in figures.items()}, indent=1))
 
 
